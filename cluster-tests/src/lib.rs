@@ -1,0 +1,1 @@
+//! Shared parts of the cluster tests: scenarios, checkers, the faulty FUSE disk.

@@ -1,0 +1,12 @@
+//! L0: names, numbers, checksums, limits, options and the seams to clock, tasks and randomness. Imports nothing of ours.
+
+pub mod checksum;
+pub mod ids;
+pub mod limits;
+pub mod options;
+pub mod runtime;
+pub mod sim;
+pub mod threads;
+
+pub use ids::{ClusterId, Epoch, Incarnation, Lsn, PageId, Scn, ThreadId, TreeId, Writer};
+pub use runtime::{BoxFuture, Instant, Runtime, Seams};

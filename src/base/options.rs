@@ -1,0 +1,139 @@
+//! Options of a store: meaning, default, allowed range. Validated once ([`Options::validate`]); a bad value is refused, never clamped.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::limits;
+
+/// When a commit is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogMode {
+    /// When its redo is durable. Never loses an acknowledged commit.
+    #[default]
+    Commit,
+    /// At once; redo becomes durable at the latest `log_batch_interval_ms` later. A crash loses at most that much.
+    Batch,
+    /// At once; redo becomes durable when the log buffer fills, a page is written or a checkpoint is taken. A crash loses all since then.
+    None,
+}
+
+/// Which disk driver to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskKind {
+    /// io_uring; threads, with a warning that names the reason, where the kernel refuses it.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// Positioned I/O on threads.
+    Threads,
+}
+
+/// Whether pages go through the double-write area (rule 15).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DoubleWrite {
+    /// Unless the device promises atomic writes of a page.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+}
+
+/// All options of one instance's storage core.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Page cache, in bytes. Default 64 MiB; at least 2 MiB.
+    pub cache_bytes: u64,
+    /// When a commit is acknowledged. Default `commit`.
+    pub log_mode: LogMode,
+    /// Longest time until redo is durable in mode `batch`, in milliseconds. Default 100; 1 to 10000.
+    pub log_batch_interval_ms: u64,
+    /// Longest time between two checkpoints while there is something to write, in milliseconds. Default 30000; 10 to 3600000.
+    pub checkpoint_interval_ms: u64,
+    /// Redo kept behind the checkpoint before page writing is stepped up, in percent of the ring. Default 50; 5 to 80.
+    pub checkpoint_log_percent: u8,
+    /// Whether pages go through the double-write area. Default `auto`.
+    pub double_write: DoubleWrite,
+    /// Disk driver. Default `auto`.
+    pub disk: DiskKind,
+    /// Reads or writes of pages in flight at once. Default 64; 1 to 1024.
+    pub page_io_depth: usize,
+    /// Memory that recovery may use beyond the page cache, in bytes. Default 64 MiB; at least 16 MiB.
+    pub recovery_memory_bytes: u64,
+    /// Parallel redo jobs; 0 means one per worker thread. Default 0; up to 256.
+    pub recovery_workers: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            cache_bytes: 64 << 20,
+            log_mode: LogMode::Commit,
+            log_batch_interval_ms: 100,
+            checkpoint_interval_ms: 30_000,
+            checkpoint_log_percent: 50,
+            double_write: DoubleWrite::Auto,
+            disk: DiskKind::Auto,
+            page_io_depth: 64,
+            recovery_memory_bytes: 64 << 20,
+            recovery_workers: 0,
+        }
+    }
+}
+
+/// An option outside its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("option {name} is {found}, but must be {allowed}")]
+pub struct OptionError {
+    /// As in the configuration file.
+    pub name: &'static str,
+    /// The value given.
+    pub found: u64,
+    /// The range allowed.
+    pub allowed: &'static str,
+}
+
+impl Options {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// The first option that is outside its range.
+    pub fn validate(&self) -> Result<(), OptionError> {
+        let cache_min = (limits::CACHE_FRAMES_MIN * limits::PAGE_SIZE) as u64;
+        let checks: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 7] = [
+            ("cache_bytes", self.cache_bytes, cache_min..=1 << 44, "2097152 (2 MiB) to 2^44"),
+            ("log_batch_interval_ms", self.log_batch_interval_ms, 1..=10_000, "1 to 10000"),
+            ("checkpoint_interval_ms", self.checkpoint_interval_ms, 10..=3_600_000, "10 to 3600000"),
+            ("checkpoint_log_percent", u64::from(self.checkpoint_log_percent), 5..=80, "5 to 80"),
+            ("page_io_depth", self.page_io_depth as u64, 1..=1024, "1 to 1024"),
+            ("recovery_memory_bytes", self.recovery_memory_bytes, 16 << 20..=1 << 40, "16777216 (16 MiB) to 2^40"),
+            ("recovery_workers", self.recovery_workers as u64, 0..=256, "0 to 256"),
+        ];
+        for (name, found, range, allowed) in checks {
+            if !range.contains(&found) {
+                return Err(OptionError { name, found, allowed });
+            }
+        }
+        Ok(())
+    }
+
+    /// Frames in the page cache.
+    pub fn cache_frames(&self) -> usize {
+        (self.cache_bytes / limits::PAGE_SIZE as u64) as usize
+    }
+
+    /// [`Options::log_batch_interval_ms`] as a duration.
+    pub fn log_batch_interval(&self) -> Duration {
+        Duration::from_millis(self.log_batch_interval_ms)
+    }
+
+    /// [`Options::checkpoint_interval_ms`] as a duration.
+    pub fn checkpoint_interval(&self) -> Duration {
+        Duration::from_millis(self.checkpoint_interval_ms)
+    }
+}
