@@ -76,6 +76,7 @@ pub struct Buffer {
     start: NonNull<u8>,
     len: usize,
     home: Option<(u32, Arc<Mutex<Vec<u32>>>)>,
+    #[allow(dead_code, reason = "never read: keeps the memory alive for as long as the buffer")]
     arena: Arc<Arena>,
 }
 
