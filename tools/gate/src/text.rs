@@ -63,6 +63,9 @@ pub(crate) fn check(root: &Path) -> Result<String, String> {
         let Ok(text) = std::fs::read_to_string(root.join(path)) else { continue };
         files += 1;
         findings.extend(findings_in(path, &text, &rules));
+        if path.ends_with(".md") {
+            findings.extend(dangling(root, path, &text));
+        }
     }
     if findings.is_empty() { Ok(format!("{files} files")) } else { Err(findings.join("\n")) }
 }
@@ -85,6 +88,23 @@ fn findings_in(path: &str, text: &str, rules: &[Rule]) -> Vec<String> {
         findings.push(format!("{path}:1: begins without module documentation (purpose, callers, invariants, what it doesn't do)"));
     }
     findings.extend(unbiased_selects(path, text));
+    findings
+}
+
+/// Links of a document, and source files in backticks, that lead nowhere: a map that has gone stale.
+fn dangling(root: &Path, path: &str, text: &str) -> Vec<String> {
+    let folder = root.join(path).parent().map(Path::to_path_buf).unwrap_or_default();
+    let mut findings = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let links = line.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        let links = links.filter(|link| !link.is_empty() && !link.contains("://")).map(|link| (link, folder.join(link)));
+        let files = line.split('`').skip(1).step_by(2).filter(|word| word.starts_with("src/") && !word.contains(['*', ' ', '<']));
+        for (name, target) in links.chain(files.map(|file| (file, root.join(file)))) {
+            if !target.exists() {
+                findings.push(format!("{path}:{}: {name} doesn't exist", number + 1));
+            }
+        }
+    }
     findings
 }
 
@@ -129,6 +149,14 @@ mod tests {
         assert!(found("docs/a.md", &long).is_empty());
         assert_eq!(found("src/a.rs", "fn a() {}\n").len(), 1);
         assert!(found("src/bin/a.rs", "fn main() {}\n").is_empty());
+    }
+
+    #[test]
+    fn dangling_links_and_files_are_found() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let text = "see [a](README.md#part), [b](src/main.rs), [c](scheme://host/x), `src/text.rs`,\n`src/absent.rs` and [d](absent.md)\n";
+        assert_eq!(dangling(root, "x.md", text).len(), 3, "{:?}", dangling(root, "x.md", text));
+        assert_eq!(dangling(root, "x.md", "`src/absent.rs`"), ["x.md:1: src/absent.rs doesn't exist"]);
     }
 
     #[test]
