@@ -62,7 +62,7 @@ impl BufferPool {
         let slot = self.free.lock().pop()?;
         // SAFETY: `slot` is below `count`, so the offset stays inside the arena.
         let start = unsafe { self.arena.start.add(slot as usize * self.size) };
-        Some(Buffer { start, len: self.size, home: Some((slot, self.free.clone())), arena: self.arena.clone() })
+        Some(Buffer { start, len: self.size, home: Some((slot, self.free.clone())), _arena: self.arena.clone() })
     }
 
     /// Start and length of the arena, for registration with the kernel.
@@ -76,8 +76,8 @@ pub struct Buffer {
     start: NonNull<u8>,
     len: usize,
     home: Option<(u32, Arc<Mutex<Vec<u32>>>)>,
-    #[allow(dead_code, reason = "never read: keeps the memory alive for as long as the buffer")]
-    arena: Arc<Arena>,
+    /// Keeps the bytes alive.
+    _arena: Arc<Arena>,
 }
 
 // SAFETY: a buffer owns its bytes exclusively.
@@ -89,7 +89,7 @@ impl Buffer {
     /// `len` zeroed bytes outside any pool.
     pub fn zeroed(len: usize) -> Buffer {
         let arena = Arc::new(Arena::new(len));
-        Buffer { start: arena.start, len, home: None, arena }
+        Buffer { start: arena.start, len, home: None, _arena: arena }
     }
 
     /// A buffer outside any pool that holds `bytes`.
