@@ -9,7 +9,7 @@ mod dependencies;
 mod steps;
 mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -38,14 +38,19 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let outcome = match Arguments::parse().command {
+/// Does what the command line says, on the checkout that we are in (not the one that the gate was compiled in: builds may be shared).
+fn run(arguments: Arguments) -> Result<(), String> {
+    let root = steps::output(&PathBuf::from("."), "git", &["rev-parse", "--show-toplevel"])?;
+    let root = PathBuf::from(root.trim_end());
+    match arguments.command {
         Command::Check { quick } => steps::check(&root, quick),
         Command::Fix => steps::fix(&root),
         Command::Advisories { from } => advisories::import(&root, &from),
-    };
-    match outcome {
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("gate: {message}");
