@@ -502,7 +502,8 @@ impl Runtime for ProcessRuntime {
     }
 
     fn sleep(&self, for_: Duration) -> BoxFuture<()> {
-        let at = (self.now() + for_).0;
+        let nanos = u64::try_from(for_.as_nanos()).unwrap_or(u64::MAX);
+        let at = self.now().0.saturating_add(nanos);
         Box::pin(Sleep { shared: self.shared.clone(), process: self.process, at, key: None })
     }
 

@@ -18,6 +18,8 @@ mod faults;
 mod image;
 mod journal;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -402,7 +404,7 @@ impl MemoryDisk {
         inner.next_io += 1;
         inner.counters.submitted(operation);
         let bytes = matches!(operation, Operation::Read | Operation::Write);
-        let range = if bytes { offset..offset + length as u64 } else { 0..u64::MAX };
+        let range = if bytes { offset..offset.saturating_add(length as u64) } else { 0..u64::MAX };
         let target = Target { operation, path, range, number, now: self.seams.now() };
         let Inner { faults, random, counters, disks, .. } = inner;
         let (slow, fault) = faults.strike(&target, random, counters);
