@@ -197,13 +197,17 @@ impl Sim {
 
     /// Sets after how much virtual time, from the start of the simulation, a run counts as hanging.
     pub fn time_limit(self, limit: Duration) -> Sim {
-        self.shared.state.lock().time_limit = limit.as_nanos() as u64;
+        self.shared.state.lock().time_limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         self
     }
 
     /// Sets the longest virtual time that a step takes (default 1 us; each takes a random part of it, so that timers also come due while
     /// tasks are ready). With zero, time passes only when nothing is ready.
+    ///
+    /// # Panics
+    /// When it is more than a second.
     pub fn step_time_max(self, limit: Duration) -> Sim {
+        assert!(limit <= Duration::from_secs(1), "a step of {limit:?} makes no sense");
         self.shared.state.lock().step_nanos_max = limit.as_nanos() as u64;
         self
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::base::ThreadId;
 use crate::base::runtime::join_all;
 use crate::base::sim::Sim;
 use crate::base::threads::ThreadsRuntime;
