@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 pub const ALIGN: usize = 4096;
 
 /// One aligned allocation, zeroed when made.
-struct Arena {
+pub(super) struct Arena {
     start: NonNull<u8>,
     layout: Layout,
 }
@@ -32,6 +32,13 @@ impl Arena {
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         Arena { start, layout }
+    }
+}
+
+impl Arena {
+    /// Start and length, for registration with the kernel.
+    pub(super) fn extent(&self) -> (*const u8, usize) {
+        (self.start.as_ptr(), self.layout.size())
     }
 }
 
@@ -62,12 +69,13 @@ impl BufferPool {
         let slot = self.free.lock().pop()?;
         // SAFETY: `slot` is below `count`, so the offset stays inside the arena.
         let start = unsafe { self.arena.start.add(slot as usize * self.size) };
-        Some(Buffer { start, len: self.size, home: Some((slot, self.free.clone())), arena: self.arena.clone() })
+        Some(Buffer { start, len: self.size, home: Some((slot, self.free.clone())), _arena: self.arena.clone() })
     }
 
-    /// Start and length of the arena, for registration with the kernel.
-    pub fn extent(&self) -> (*const u8, usize) {
-        (self.arena.start.as_ptr(), self.arena.layout.size())
+    /// The memory behind the buffers. A disk that registers it keeps this handle for as long as it is registered: memory allocated
+    /// later at the same addresses would be other pages than those that the kernel pinned.
+    pub(super) fn arena(&self) -> Arc<Arena> {
+        self.arena.clone()
     }
 }
 
@@ -76,7 +84,8 @@ pub struct Buffer {
     start: NonNull<u8>,
     len: usize,
     home: Option<(u32, Arc<Mutex<Vec<u32>>>)>,
-    arena: Arc<Arena>,
+    /// Keeps the bytes alive.
+    _arena: Arc<Arena>,
 }
 
 // SAFETY: a buffer owns its bytes exclusively.
@@ -88,7 +97,7 @@ impl Buffer {
     /// `len` zeroed bytes outside any pool.
     pub fn zeroed(len: usize) -> Buffer {
         let arena = Arc::new(Arena::new(len));
-        Buffer { start: arena.start, len, home: None, arena }
+        Buffer { start: arena.start, len, home: None, _arena: arena }
     }
 
     /// A buffer outside any pool that holds `bytes`.
