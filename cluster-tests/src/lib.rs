@@ -1,1 +1,3 @@
 //! Shared parts of the cluster tests: scenarios, checkers, the faulty FUSE disk.
+
+pub mod disk_suite;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 pub const ALIGN: usize = 4096;
 
 /// One aligned allocation, zeroed when made.
-struct Arena {
+pub(super) struct Arena {
     start: NonNull<u8>,
     layout: Layout,
 }
@@ -32,6 +32,13 @@ impl Arena {
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         Arena { start, layout }
+    }
+}
+
+impl Arena {
+    /// Start and length, for registration with the kernel.
+    pub(super) fn extent(&self) -> (*const u8, usize) {
+        (self.start.as_ptr(), self.layout.size())
     }
 }
 
@@ -65,9 +72,10 @@ impl BufferPool {
         Some(Buffer { start, len: self.size, capacity: self.size, home: Some((slot, self.free.clone())), _arena: self.arena.clone() })
     }
 
-    /// Start and length of the arena, for registration with the kernel.
-    pub fn extent(&self) -> (*const u8, usize) {
-        (self.arena.start.as_ptr(), self.arena.layout.size())
+    /// The memory behind the buffers. A disk that registers it keeps this handle for as long as it is registered: memory allocated
+    /// later at the same addresses would be other pages than those that the kernel pinned.
+    pub(super) fn arena(&self) -> Arc<Arena> {
+        self.arena.clone()
     }
 }
 
@@ -77,6 +85,7 @@ pub struct Buffer {
     len: usize,
     capacity: usize,
     home: Option<(u32, Arc<Mutex<Vec<u32>>>)>,
+    /// Keeps the bytes alive.
     _arena: Arc<Arena>,
 }
 

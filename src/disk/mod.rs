@@ -5,15 +5,21 @@
 //! it reports, the owner of the bytes decides.
 
 pub mod buffer;
+mod driver;
+mod file;
 pub mod lock;
 pub mod memory;
+mod request;
 pub mod threads;
 pub mod uring;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::base::options::DiskKind;
 use crate::base::{BoxFuture, ThreadId};
 pub use buffer::{Buffer, BufferPool};
+pub use driver::FileDisk;
 
 /// A storage file that a disk has open; valid for that disk only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -114,6 +120,53 @@ impl DiskError {
     /// Whether the device had no room.
     pub fn is_full(&self) -> bool {
         matches!(self, DiskError::Full { .. })
+    }
+}
+
+/// A disk driver that could not be started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {driver} disk driver can't {step}: {message} (errno {errno}){}", hint(*errno))]
+pub struct DriverError {
+    /// `uring`, `threads`.
+    pub driver: &'static str,
+    /// What it was doing.
+    pub step: &'static str,
+    /// Positive errno.
+    pub errno: i32,
+    /// Its text.
+    pub message: String,
+}
+
+impl DriverError {
+    fn new(driver: &'static str, step: &'static str, error: &std::io::Error) -> DriverError {
+        DriverError { driver, step, errno: error.raw_os_error().unwrap_or(0), message: error.to_string() }
+    }
+}
+
+/// What an operator can do about the usual refusals of io_uring.
+fn hint(errno: i32) -> &'static str {
+    match errno {
+        libc::EPERM | libc::ENOSYS => "; a container's seccomp profile or kernel.io_uring_disabled forbids io_uring",
+        libc::ENOMEM => "; raise RLIMIT_MEMLOCK",
+        _ => "",
+    }
+}
+
+/// Starts the disk driver that the options ask for. [`DiskKind::Auto`] goes on with threads, warning why, where io_uring can't be had.
+///
+/// # Errors
+/// The driver asked for can't be started here.
+pub fn open_disk(kind: DiskKind) -> Result<Arc<dyn Disk>, DriverError> {
+    match kind {
+        DiskKind::Uring => Ok(Arc::new(uring::start()?)),
+        DiskKind::Threads => Ok(Arc::new(threads::start()?)),
+        DiskKind::Auto => match uring::start() {
+            Ok(disk) => Ok(Arc::new(disk)),
+            Err(reason) => {
+                tracing::warn!(%reason, "io_uring is not to be had: storage I/O goes through threads, at a lower rate");
+                Ok(Arc::new(threads::start()?))
+            }
+        },
     }
 }
 
