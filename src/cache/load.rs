@@ -93,6 +93,20 @@ impl Cache {
         results
     }
 
+    /// Reads those of `pages` that aren't resident, as a hint: neighbours together, at most a sixteenth of the cache. Errors come up again
+    /// when a page is needed.
+    pub async fn read_ahead(&self, pages: &[PageId]) {
+        let most = self.frames() / 16;
+        let mut absent: Vec<(PageId, Load)> = pages
+            .iter()
+            .filter(|page| self.shared.table.get(**page).is_none())
+            .take(most)
+            .map(|page| (*page, Load::Contents))
+            .collect();
+        absent.sort_unstable();
+        drop(self.load_many(&absent).await);
+    }
+
     /// Reads `count` neighbours if none of them is resident or being loaded; otherwise leaves it to whoever needs them.
     async fn load_run(&self, first: PageId, count: usize, load: Load) {
         let pages = (0..count as u64).map(|offset| PageId(first.0 + offset));
