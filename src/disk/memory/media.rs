@@ -155,12 +155,12 @@ impl MemoryMedia {
         self.inner.lock().faults.clear();
     }
 
-    /// Limits the sum of all files' lengths, in bytes; creating and growing beyond it is [`DiskError::Full`].
+    /// Limits the sum of all files' lengths, in bytes; creating and growing beyond it is [`crate::disk::DiskError::Full`].
     pub fn set_capacity(&self, bytes: u64) {
         self.inner.lock().capacity = bytes;
     }
 
-    /// Makes naturally aligned writes of up to `bytes` atomic ([`Disk::atomic_write_max`]); 0, the default, promises nothing.
+    /// Makes naturally aligned writes of up to `bytes` atomic ([`crate::disk::Disk::atomic_write_max`]); 0, the default, promises nothing.
     pub fn set_atomic_write(&self, bytes: usize) {
         self.inner.lock().state.atomic_write = bytes;
     }

@@ -97,7 +97,7 @@ pub enum Event {
     },
     /// The power failed, with this seed.
     Crashed {
-        /// See [`MediaState::crash`].
+        /// Decides what of the not yet durable survives.
         seed: u64,
     },
     /// The I/O of dead processes drained: each landed or never reached the kernel, by this seed; what was completed stays in the page cache.
