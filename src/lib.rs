@@ -7,5 +7,7 @@
 pub mod base;
 pub mod cache;
 pub mod disk;
+pub mod node;
 pub mod page;
+pub mod recovery;
 pub mod redo;

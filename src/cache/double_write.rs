@@ -71,6 +71,20 @@ impl DoubleWrite {
         DoubleWrite { disk, file, cluster, thread, batch: 0 }
     }
 
+    /// Takes up the numbering of batches where the area on disk left it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn resume(&mut self) -> Result<(), DiskError> {
+        self.batch = self.read().await?.map_or(self.batch, |batch| batch.batch.max(self.batch));
+        Ok(())
+    }
+
+    /// Another handle to the same area; only one of them may fill it.
+    pub fn again(&self) -> DoubleWrite {
+        DoubleWrite { disk: self.disk.clone(), ..*self }
+    }
+
     /// Fills in the header of `area` (header and images, as they lie on disk) and writes it durably. Images are sealed already.
     ///
     /// # Errors

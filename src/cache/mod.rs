@@ -18,6 +18,7 @@ pub mod grants;
 pub mod group;
 pub mod load;
 pub mod page_writer;
+pub mod recovered;
 pub mod table;
 pub mod wait;
 

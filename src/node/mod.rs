@@ -1,0 +1,6 @@
+//! L10: joins the state machines to disk and clock.
+//!
+//! `storage` opens and closes one instance's storage core: volume, recovery, log, cache, page writer, checkpointer.
+//! `store` is that core with its trees: what a process serves from.
+
+pub mod storage;

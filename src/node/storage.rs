@@ -1,0 +1,249 @@
+//! One instance's storage core, from opening to closing.
+//!
+//! ```text
+//! open     lock and check files -> control block -> (recover, unless closed) -> new incarnation, durable -> log open
+//! close    all pages written -> log closed -> double-write voided -> control block says closed
+//! ```
+//! Nothing is written before every file has been checked and locked, and no redo is written before the new incarnation is durable in
+//! both control slots (rule 6). Dropping a [`Storage`] without closing is a crash: the next open recovers.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::base::limits::{LOG_BLOCK, PAGE_SIZE};
+use crate::base::options::{DoubleWrite as DoubleWriteOption, OptionError, Options};
+use crate::base::{Epoch, Incarnation, Lsn, Seams, ThreadId, Writer};
+use crate::cache::checkpoint::{CheckpointReport, Checkpointer, OnCheckpoint};
+use crate::cache::double_write::DoubleWrite;
+use crate::cache::{Cache, CacheError, CacheSetup, LocalGrants};
+use crate::disk::{Access, Disk, DiskError, FileId};
+use crate::page::superblock::{FileKind, Shape, StorageError, StorageFault};
+use crate::page::volume::{StoragePaths, Volume};
+use crate::recovery::{OnProgress, Recovered, Recovery, RecoveryError, RecoveryReport};
+use crate::redo::block::LogIdentity;
+use crate::redo::control::{Control, ControlError, ControlFile, ThreadState};
+use crate::redo::writer::LogPlace;
+use crate::redo::{LogError, LogWriter};
+
+/// Why a storage core can't be opened, or stopped working.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A storage file isn't what it must be.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// An option is out of range.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The control block can't be read.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Recovery stopped.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The cache or its log failed.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl From<LogError> for OpenError {
+    fn from(error: LogError) -> OpenError {
+        OpenError::Cache(error.into())
+    }
+}
+
+/// What is needed to open.
+pub struct Opening {
+    /// Clock, tasks, workers.
+    pub seams: Seams,
+    /// The disk driver.
+    pub disk: Arc<dyn Disk>,
+    /// Where the files are.
+    pub paths: StoragePaths,
+    /// Whose storage core.
+    pub thread: ThreadId,
+    /// How it behaves.
+    pub options: Options,
+    /// Told how far recovery is.
+    pub on_progress: Option<OnProgress>,
+    /// Told of each checkpoint.
+    pub on_checkpoint: Option<OnCheckpoint>,
+}
+
+/// An open storage core.
+pub struct Storage {
+    cache: Cache,
+    log: LogWriter,
+    checkpointer: Checkpointer,
+    area: DoubleWrite,
+    writer: Writer,
+    recovery: Option<RecoveryReport>,
+}
+
+/// Makes the storage files of a new cluster, with a closed control block for every thread. Pages come with the first open.
+///
+/// # Errors
+/// [`OpenError`]; the files made so far are left for the caller to remove.
+pub async fn create(disk: Arc<dyn Disk>, paths: &StoragePaths, shape: Shape) -> Result<(), OpenError> {
+    Volume::create(disk.clone(), paths, shape).await?;
+    let volume = Volume::open(disk.clone(), paths, Access::Write(ThreadId(1))).await?;
+    for number in 1..=shape.threads {
+        let thread = ThreadId(number);
+        let file = redo_file(&volume, thread)?;
+        let control_file = ControlFile::new(disk.clone(), file, volume.tag(), thread);
+        control_file.write_both(&mut Control::new(thread)).await?;
+    }
+    Ok(())
+}
+
+fn redo_file(volume: &Volume, thread: ThreadId) -> Result<FileId, StorageError> {
+    volume.redo_file(thread).ok_or_else(|| StorageError::Fault {
+        file: Default::default(),
+        offset: 0,
+        fault: StorageFault::Count { kind: FileKind::Redo, expected: thread.0.into(), found: volume.shape().threads.into() },
+    })
+}
+
+/// The log of `thread`.
+pub fn log_identity(volume: &Volume, thread: ThreadId) -> LogIdentity {
+    LogIdentity { cluster: volume.tag(), thread, ring_blocks: volume.shape().ring_bytes / LOG_BLOCK as u64 }
+}
+
+impl Storage {
+    /// Opens the storage core, recovering it first if it wasn't closed.
+    ///
+    /// # Errors
+    /// [`OpenError`]. Before recovery decides on the log's end, nothing has been written.
+    pub async fn open(opening: Opening) -> Result<Storage, OpenError> {
+        opening.options.validate()?;
+        let Opening { seams, disk, paths, thread, options, on_progress, on_checkpoint } = opening;
+        let volume = Arc::new(Volume::open(disk.clone(), &paths, Access::Write(thread)).await?);
+        let file = redo_file(&volume, thread)?;
+        let control_file = ControlFile::new(disk.clone(), file, volume.tag(), thread);
+        let found = control_file.read().await?;
+        if let Some((slot, fault)) = &found.damaged {
+            tracing::warn!(%thread, slot, %fault, "a control slot isn't whole: torn by a crash, or damaged; the other one is used");
+        }
+        let clock = Arc::new(AtomicU64::new(found.control.clock.0));
+        let double_write = options.double_write == DoubleWriteOption::On || volume.atomic_write_max() < PAGE_SIZE;
+        let cache = Cache::new(CacheSetup {
+            seams: seams.clone(),
+            volume: volume.clone(),
+            grants: Arc::new(LocalGrants),
+            frames: options.cache_frames(),
+            io_depth: options.page_io_depth,
+            double_write,
+            clock: clock.clone(),
+        });
+        let mut area = DoubleWrite::new(disk.clone(), file, volume.tag(), thread);
+        area.resume().await?;
+        let identity = log_identity(&volume, thread);
+        let (mut control, recovery) = if found.control.state == ThreadState::Closed {
+            (found.control, None)
+        } else {
+            let recovery = Recovery {
+                seams: seams.clone(),
+                volume: volume.clone(),
+                cache: cache.clone(),
+                file,
+                identity,
+                control_file: ControlFile::new(disk.clone(), file, volume.tag(), thread),
+                memory: options.recovery_memory_bytes as usize,
+                workers: if options.recovery_workers == 0 { seams.workers() } else { options.recovery_workers },
+                area: area.again(),
+                on_progress,
+            };
+            let Recovered { control, clock: reached, report } = recovery.run(found.control).await?;
+            clock.fetch_max(reached.0, std::sync::atomic::Ordering::AcqRel);
+            (control, Some(report))
+        };
+        let start = control.end;
+        control.state = ThreadState::Open;
+        control.writer =
+            Writer { thread, incarnation: Incarnation(control.writer.incarnation.0 + 1), epoch: Epoch(control.writer.epoch.0 + 1) };
+        control_file.write_both(&mut control).await?;
+        let place = LogPlace {
+            disk,
+            file,
+            identity,
+            writer: control.writer,
+            checkpoint: control.checkpoint,
+            start,
+            start_crc: control.end_crc,
+            fill_percent: options.checkpoint_log_percent,
+        };
+        let log = LogWriter::start(seams.clone(), place, options.log_mode, options.log_batch_interval(), clock);
+        cache.open_for_changes(log.clone());
+        if recovery.is_none() {
+            cache.start_page_writer(area.again());
+        }
+        let interval = options.checkpoint_interval();
+        let checkpointer = Checkpointer::start(cache.clone(), log.clone(), control_file, control, interval, on_checkpoint);
+        Ok(Storage { cache, log, checkpointer, area, writer: control.writer, recovery })
+    }
+
+    /// Pages in memory.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The instance's log.
+    pub fn log(&self) -> &LogWriter {
+        &self.log
+    }
+
+    /// Who this is.
+    pub fn writer(&self) -> Writer {
+        self.writer
+    }
+
+    /// What recovery did when this was opened, if there was one.
+    pub fn recovery(&self) -> Option<&RecoveryReport> {
+        self.recovery.as_ref()
+    }
+
+    /// Waits until everything before `end` is acknowledgeable in the log's mode.
+    ///
+    /// # Errors
+    /// The log has failed: what it held since the last success may be lost.
+    pub async fn committed(&self, end: Lsn) -> Result<(), CacheError> {
+        match self.log.mode() {
+            crate::base::options::LogMode::Commit => Ok(self.log.force(end).await?),
+            crate::base::options::LogMode::Batch | crate::base::options::LogMode::None => Ok(()),
+        }
+    }
+
+    /// Takes a checkpoint of all that is dirty now.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn checkpoint(&self) -> Result<CheckpointReport, CacheError> {
+        self.checkpointer.checkpoint().await
+    }
+
+    /// Closes the storage core: everything written, nothing to recover. Pages that can't be written keep it from being closed clean; then the
+    /// next open recovers them.
+    ///
+    /// # Errors
+    /// The log or the disk failed: the next open recovers.
+    pub async fn close(mut self) -> Result<(), OpenError> {
+        self.checkpointer.checkpoint().await?;
+        self.cache.stop_page_writer().await;
+        let (control_file, mut control) = self.checkpointer.stop().await;
+        let (end, end_crc) = self.log.close().await?;
+        let (dirty, _) = self.cache.dirty();
+        if dirty > 0 {
+            tracing::warn!(dirty, "not closed clean: some pages could not be written; the next open recovers them");
+            return Ok(());
+        }
+        self.area.resume().await?;
+        self.area.void().await?;
+        control.state = ThreadState::Closed;
+        (control.checkpoint, control.durable, control.end, control.end_crc) = (end, end, end, end_crc);
+        control.clock = self.cache.now();
+        control_file.write_both(&mut control).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! L8: bringing pages up to date from the log of a thread that wasn't closed.
+//!
+//! ```text
+//! scan     read the log from the checkpoint, validate every block, find the end, note which pages it concerns     (set)
+//! decide   the end is recorded in the control block before the first page changes (rule 12)
+//! restore  torn homes come back from the double-write area (rule 15)                                                (restore)
+//! redo     the log in bounded segments; each page gets all of a segment's changes at once, by parallel jobs         (segment, redo)
+//! ```
+//! Every step can be cut off and done again (rule 17): pages carry their version, the end is decided once, and the checkpoint moves
+//! only later, when pages are durable. A damaged page is quarantined alone; a damaged log stops recovery and nothing is written.
+//! Not here: the other threads' logs, rollback, and who may do all this.
+
+pub mod progress;
+pub mod redo;
+pub mod report;
+pub mod restore;
+pub mod segment;
+
+use std::sync::Arc;
+
+pub use progress::{OnProgress, Progress};
+pub use report::{PhaseReport, RecoveryReport};
+
+use crate::base::{Lsn, PageId, Scn, Seams};
+use crate::cache::double_write::DoubleWrite;
+use crate::cache::{Cache, CacheError};
+use crate::disk::{DiskError, FileId};
+use crate::page::volume::Volume;
+use crate::redo::block::LogIdentity;
+use crate::redo::control::{Control, ControlFile, ThreadState};
+use crate::redo::reader::{LogEnd, LogSource};
+use crate::redo::record::RecordFault;
+use crate::redo::{LogFault, LogReader};
+use progress::Meter;
+use segment::{Pages, Segment};
+
+/// Why recovery stopped. The thread stays as it is; nothing acknowledged is lost by trying again.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The log can't be read to its end.
+    #[error(transparent)]
+    Log(#[from] LogFault),
+    /// A page proves that the log was longer than it is now.
+    #[error(
+        "page {page} was written with redo up to {redo}, but the log ends at {end}: durable redo is missing. \
+         The database stays closed: restore the redo file from a copy, or read what is left with `clusterctl salvage`"
+    )]
+    LogTooShort {
+        /// The page.
+        page: PageId,
+        /// Its redo position.
+        redo: Lsn,
+        /// Where the log ends.
+        end: Lsn,
+    },
+    /// A valid record that isn't one.
+    #[error("{0}")]
+    Record(RecordFault),
+    /// The cache can't go on.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// What recovery works with.
+pub struct Recovery {
+    /// Clock, tasks, workers.
+    pub seams: Seams,
+    /// Where pages and logs lie.
+    pub volume: Arc<Volume>,
+    /// Where redone pages go; its page writer is started here.
+    pub cache: Cache,
+    /// The thread's redo file.
+    pub file: FileId,
+    /// The thread's log.
+    pub identity: LogIdentity,
+    /// Its control slots.
+    pub control_file: ControlFile,
+    /// Its double-write area: read first, then filled by the page writer.
+    pub area: DoubleWrite,
+    /// Memory beyond the cache, in bytes.
+    pub memory: usize,
+    /// Parallel redo jobs.
+    pub workers: usize,
+    /// Told how far it is.
+    pub on_progress: Option<OnProgress>,
+}
+
+/// What recovery leaves for opening.
+pub struct Recovered {
+    /// The control block as it is on disk now: `Recovering`, with the log's end.
+    pub control: Control,
+    /// The highest SCN seen.
+    pub clock: Scn,
+    /// What was done.
+    pub report: RecoveryReport,
+}
+
+impl Recovery {
+    /// Recovers the thread that `control` describes.
+    ///
+    /// # Errors
+    /// [`RecoveryError`]: trying again starts over, safely.
+    pub async fn run(mut self, mut control: Control) -> Result<Recovered, RecoveryError> {
+        let mut report = RecoveryReport::new(&control, self.seams.wall_ms());
+        let mut meter = Meter::new(self.seams.clone(), self.on_progress.take());
+        let mut pages = Pages::new(self.memory / 4);
+        let mut segment = Segment::new(self.memory * 3 / 8);
+
+        meter.begin("scan", "bytes", (control.durable.0 - control.checkpoint.0).into());
+        let (end, kept) = self.scan(&control, &mut pages, &mut segment, &mut report, &mut meter).await?;
+        report.phases.push(meter.end());
+        report.scanned(&control, &end, &pages, kept);
+
+        self.decide(&mut control, &end).await?;
+        meter.begin("restore", "pages", None);
+        report.pages_restored = restore::restore(&self.volume, &self.area, &pages, &mut meter).await?;
+        report.phases.push(meter.end());
+        // Not before: it fills the area that was just read.
+        self.cache.start_page_writer(self.area.again());
+
+        meter.begin("redo", "bytes", Some(report.log_bytes));
+        let mut redo = redo::Redo { recovery: &self, end: end.at, report: &mut report };
+        if kept {
+            let segment = Arc::new(segment);
+            redo.segment(&segment, &mut pages, &mut meter).await?;
+        } else {
+            redo.read_again(&control, segment, &mut pages, &mut meter).await?;
+        }
+        report.phases.push(meter.end());
+        report.finish(&pages, &self.cache);
+        Ok(Recovered { control, clock: report.clock(), report })
+    }
+
+    fn source(&self, control: &Control, end: Option<Lsn>) -> LogSource {
+        LogSource {
+            disk: self.volume.disk().clone(),
+            file: self.file,
+            identity: self.identity,
+            start: control.checkpoint,
+            durable: control.durable,
+            end,
+        }
+    }
+
+    /// First reading: validates the log and notes its pages; keeps the changes too while they fit. Returns where the log ends and whether
+    /// `segment` holds all of it.
+    async fn scan(
+        &self,
+        control: &Control,
+        pages: &mut Pages,
+        segment: &mut Segment,
+        report: &mut RecoveryReport,
+        meter: &mut Meter,
+    ) -> Result<(LogEnd, bool), RecoveryError> {
+        let decided = (control.state == ThreadState::Recovering).then_some(control.end);
+        let mut reader = LogReader::new(self.source(control, decided));
+        let mut kept = true;
+        segment.begin(control.checkpoint);
+        loop {
+            let more = reader
+                .read(|group| {
+                    report.count(&group);
+                    if kept && !segment.add(&group, pages)? {
+                        kept = false;
+                        segment.clear(pages);
+                    }
+                    if kept { Ok(()) } else { pages.note(&group) }
+                })
+                .await?;
+            if !more {
+                break;
+            }
+            meter.at(reader.position().0 - control.checkpoint.0.min(reader.position().0));
+        }
+        let end = reader.end().expect("reading is over");
+        Ok((end, kept))
+    }
+
+    /// Records where the log ends, before anything is changed: whatever lies behind is not part of it any more (rule 12).
+    async fn decide(&self, control: &mut Control, end: &LogEnd) -> Result<(), RecoveryError> {
+        if control.state == ThreadState::Recovering {
+            return Ok(());
+        }
+        control.state = ThreadState::Recovering;
+        control.end = end.at;
+        control.end_crc = if end.crc == 0 { control.end_crc } else { end.crc };
+        control.durable = end.at;
+        self.control_file.write_both(control).await?;
+        Ok(())
+    }
+}

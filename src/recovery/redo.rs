@@ -1,0 +1,238 @@
+//! Redo of segments: pages in parallel, each with all of a segment's changes at once.
+//!
+//! Pages of a segment are taken in page order, in parts: while one part's changes are applied by jobs on the worker pool, the next
+//! part's pages are read, neighbours together; pages that the log makes anew aren't read. Versions are checked before each change and the
+//! layout afterwards (rule 8). A page that fails is given up alone.
+
+use std::sync::Arc;
+
+use super::progress::Meter;
+use super::report::RecoveryReport;
+use super::segment::{Chain, Pages, Segment};
+use super::{Recovery, RecoveryError};
+use crate::base::runtime::{join_all, run_job};
+use crate::base::{BoxFuture, Lsn, PageId, Writer};
+use crate::cache::frame::Pin;
+use crate::cache::{Cache, CacheError, Load};
+use crate::page::header;
+use crate::page::verify::verify_stamped;
+use crate::redo::LogReader;
+use crate::redo::apply::{Redone, redo};
+use crate::redo::control::Control;
+use crate::redo::reader::LogGroup;
+use crate::redo::record::Group;
+
+/// Most pages of one part.
+const PART_PAGES: usize = 512;
+
+/// Redo under way.
+pub(super) struct Redo<'a> {
+    pub(super) recovery: &'a Recovery,
+    /// Where the log ends.
+    pub(super) end: Lsn,
+    pub(super) report: &'a mut RecoveryReport,
+}
+
+/// A group that waits for the next segment.
+struct OwnedGroup {
+    header: Group,
+    body: Vec<u8>,
+    end: Lsn,
+    writer: Writer,
+}
+
+impl OwnedGroup {
+    fn of(group: &LogGroup<'_>) -> OwnedGroup {
+        OwnedGroup { header: group.header, body: group.body.to_vec(), end: group.end, writer: group.writer }
+    }
+
+    fn borrow(&self) -> LogGroup<'_> {
+        LogGroup { header: self.header, body: &self.body, end: self.end, writer: self.writer }
+    }
+}
+
+type Loaded = Vec<(Chain, Result<Pin, CacheError>)>;
+
+/// What a job did.
+#[derive(Default)]
+struct Done {
+    applied: u64,
+    skipped: u64,
+    changed: u64,
+    given_up: Vec<(Pin, Chain, CacheError)>,
+    too_short: Option<(PageId, Lsn)>,
+}
+
+impl Redo<'_> {
+    /// Second reading: the log segment by segment, as it doesn't fit into memory at once.
+    pub(super) async fn read_again(
+        &mut self,
+        control: &Control,
+        mut segment: Segment,
+        pages: &mut Pages,
+        meter: &mut Meter,
+    ) -> Result<(), RecoveryError> {
+        let mut reader = LogReader::new(self.recovery.source(control, Some(self.end)));
+        segment.clear(pages);
+        segment.begin(control.checkpoint);
+        let mut filling = Arc::new(segment);
+        loop {
+            // A stretch that was read but didn't fit waits here, as owned groups can't be put back into the reader.
+            let mut overflow: Vec<OwnedGroup> = Vec::new();
+            let segment = Arc::get_mut(&mut filling).expect("no job is under way");
+            let more = reader
+                .read(|group| {
+                    if !overflow.is_empty() || !segment.add(&group, pages)? {
+                        overflow.push(OwnedGroup::of(&group));
+                    }
+                    Ok(())
+                })
+                .await?;
+            for group in &overflow {
+                let segment = Arc::get_mut(&mut filling).expect("no job is under way");
+                if !segment.add(&group.borrow(), pages).map_err(RecoveryError::Record)? {
+                    self.segment(&filling, pages, meter).await?;
+                    let segment = Arc::get_mut(&mut filling).expect("no job is under way");
+                    segment.clear(pages);
+                    segment.add(&group.borrow(), pages).map_err(RecoveryError::Record)?;
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        self.segment(&filling, pages, meter).await?;
+        Arc::get_mut(&mut filling).expect("no job is under way").clear(pages);
+        Ok(())
+    }
+
+    /// Redoes one segment.
+    pub(super) async fn segment(&mut self, segment: &Arc<Segment>, pages: &mut Pages, meter: &mut Meter) -> Result<(), RecoveryError> {
+        let chains = segment.chains(pages);
+        let before = meter.done();
+        let part_pages = PART_PAGES.min(self.recovery.cache.frames() / 8);
+        let mut parts = chains.chunks(part_pages.max(1));
+        let mut loaded = match parts.next() {
+            Some(part) => load(self.recovery.cache.clone(), part.to_vec()).await,
+            None => Vec::new(),
+        };
+        let mut finished = 0;
+        while !loaded.is_empty() {
+            let next = parts.next().map(<[Chain]>::to_vec).unwrap_or_default();
+            finished += loaded.len();
+            let reading = load(self.recovery.cache.clone(), next);
+            let (done, read) = both(self.apply(loaded, segment), reading).await;
+            done?;
+            loaded = read;
+            meter.at(before + (segment.bytes() * finished / chains.len()) as u64);
+        }
+        meter.at(before + segment.bytes() as u64);
+        Ok(())
+    }
+
+    /// Applies a part's changes with parallel jobs.
+    async fn apply(&mut self, loaded: Loaded, segment: &Arc<Segment>) -> Result<(), RecoveryError> {
+        let recovery = self.recovery;
+        let mut ready = Vec::with_capacity(loaded.len());
+        for (chain, pin) in loaded {
+            match pin {
+                Ok(pin) => ready.push((chain, pin)),
+                Err(why @ (CacheError::Page(_) | CacheError::Disk(_) | CacheError::Redo(_))) => {
+                    recovery.cache.hold(chain.page, chain.position, why);
+                }
+                Err(other) => return Err(other.into()),
+            }
+        }
+        let share = ready.len().div_ceil(recovery.workers.max(1)).max(1);
+        let mut jobs: Vec<BoxFuture<Done>> = Vec::new();
+        while !ready.is_empty() {
+            let part = ready.split_off(ready.len().saturating_sub(share));
+            let (cache, segment, end) = (recovery.cache.clone(), segment.clone(), self.end);
+            let seams = recovery.seams.clone();
+            jobs.push(Box::pin(async move { run_job(&seams, move || redo_pages(&cache, &segment, part, end)).await }));
+        }
+        for done in join_all(jobs).await {
+            self.report.changes_applied += done.applied;
+            self.report.changes_skipped += done.skipped;
+            self.report.pages_changed += done.changed;
+            if let Some((page, redo)) = done.too_short {
+                return Err(RecoveryError::LogTooShort { page, redo, end: self.end });
+            }
+            for (pin, chain, why) in done.given_up {
+                recovery.cache.give_up(pin, chain.page, chain.position, why).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn load(cache: Cache, part: Vec<Chain>) -> Loaded {
+    let wanted: Vec<(PageId, Load)> =
+        part.iter().map(|chain| (chain.page, if chain.formats { Load::Fresh } else { Load::Contents })).collect();
+    let pins = cache.load_many(&wanted).await;
+    part.into_iter().zip(pins).collect()
+}
+
+/// Drives both futures to their ends.
+async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
+    let (mut one, mut other) = (std::pin::pin!(one), std::pin::pin!(other));
+    let (mut first, mut second) = (None, None);
+    std::future::poll_fn(move |context| {
+        if first.is_none()
+            && let std::task::Poll::Ready(value) = one.as_mut().poll(context)
+        {
+            first = Some(value);
+        }
+        if second.is_none()
+            && let std::task::Poll::Ready(value) = other.as_mut().poll(context)
+        {
+            second = Some(value);
+        }
+        match (first.take(), second.take()) {
+            (Some(a), Some(b)) => std::task::Poll::Ready((a, b)),
+            (a, b) => {
+                (first, second) = (a, b);
+                std::task::Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// The work of one job.
+fn redo_pages(cache: &Cache, segment: &Segment, pages: Vec<(Chain, Pin)>, end: Lsn) -> Done {
+    let mut done = Done::default();
+    for (chain, pin) in pages {
+        let (mut applied, mut skipped) = (0, 0);
+        let mut too_short = None;
+        let outcome = cache.redo(&pin, chain.position, |bytes| {
+            let stamp = header::of(bytes);
+            if !chain.formats && stamp.thread.get() == segment_thread(segment, &chain) && stamp.redo() > end {
+                too_short = Some((chain.page, stamp.redo()));
+                return Ok(false);
+            }
+            for link in segment.links(&chain) {
+                match redo(bytes, &link.change, link.new, link.end, link.writer)? {
+                    Redone::Applied => applied += 1,
+                    Redone::Skipped => skipped += 1,
+                }
+            }
+            if applied > 0 {
+                verify_stamped(bytes, chain.page, cache.volume().tag())?;
+            }
+            Ok(applied > 0)
+        });
+        done.applied += applied;
+        done.skipped += skipped;
+        done.too_short = done.too_short.or(too_short);
+        match outcome {
+            Ok(changed) => done.changed += u64::from(changed),
+            Err(why) => done.given_up.push((pin, chain, why)),
+        }
+    }
+    done
+}
+
+fn segment_thread(segment: &Segment, chain: &Chain) -> u16 {
+    segment.links(chain).next().map_or(0, |link| link.writer.thread.0)
+}

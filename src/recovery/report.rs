@@ -1,0 +1,160 @@
+//! What a recovery found and did: kept by the caller, shown to people, checked again offline.
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::segment::Pages;
+use crate::base::{Lsn, PageId, Scn};
+use crate::cache::Cache;
+use crate::redo::control::Control;
+use crate::redo::reader::{LogEnd, LogGroup};
+use crate::redo::record::GroupKind;
+
+/// One phase's work.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PhaseReport {
+    /// `scan`, `restore`, `redo`.
+    pub name: String,
+    /// What was counted: `bytes`, `pages`.
+    pub unit: String,
+    /// So many.
+    pub done: u64,
+    /// In seconds.
+    pub seconds: f64,
+    /// Units a second.
+    pub per_second: f64,
+}
+
+/// A page that could not be recovered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QuarantinedPage {
+    /// Its id.
+    pub page: String,
+    /// The evidence.
+    pub why: String,
+}
+
+/// What a recovery found and did.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RecoveryReport {
+    /// The redo thread.
+    pub thread: u16,
+    /// The incarnation that was recovered.
+    pub incarnation: u64,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// Whether an earlier recovery had begun already.
+    pub resumed: bool,
+    /// First log position read.
+    pub log_from: u64,
+    /// Where the log ends.
+    pub log_end: u64,
+    /// Log bytes between.
+    pub log_bytes: u64,
+    /// Everything before this was known durable.
+    pub log_durable: u64,
+    /// How often the log was read: once when it fits into memory, else twice.
+    pub readings: u8,
+    /// Change groups in the log.
+    pub groups: u64,
+    /// Page changes in the log.
+    pub changes: u64,
+    /// Changes applied.
+    pub changes_applied: u64,
+    /// Changes that pages had already.
+    pub changes_skipped: u64,
+    /// Pages that the log concerns, as far as memory allowed to count them.
+    pub pages_in_log: u64,
+    /// Of these, pages not looked at because the log says that they are durable at home.
+    pub pages_struck: u64,
+    /// Pages changed by redo (in each segment).
+    pub pages_changed: u64,
+    /// Pages read from their homes.
+    pub pages_read: u64,
+    /// Torn pages restored from the double-write area.
+    pub pages_restored: u64,
+    /// Pages that could not be recovered; everything else is served.
+    pub quarantined: Vec<QuarantinedPage>,
+    /// The highest SCN in the log.
+    pub scn: u64,
+    /// xxHash3 over (page, version) of every page that the log concerns, in page order.
+    pub digest: String,
+    /// Times.
+    pub phases: Vec<PhaseReport>,
+    /// Whole time, in seconds.
+    pub seconds: f64,
+}
+
+impl RecoveryReport {
+    pub(super) fn new(control: &Control, started_ms: u64) -> RecoveryReport {
+        RecoveryReport {
+            thread: control.writer.thread.0,
+            incarnation: control.writer.incarnation.0,
+            started_ms,
+            resumed: control.state == crate::redo::control::ThreadState::Recovering,
+            log_from: control.checkpoint.0,
+            log_end: 0,
+            log_bytes: 0,
+            log_durable: 0,
+            readings: 0,
+            groups: 0,
+            changes: 0,
+            changes_applied: 0,
+            changes_skipped: 0,
+            pages_in_log: 0,
+            pages_struck: 0,
+            pages_changed: 0,
+            pages_read: 0,
+            pages_restored: 0,
+            quarantined: Vec::new(),
+            scn: control.clock.0,
+            digest: String::new(),
+            phases: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+
+    pub(super) fn count(&mut self, group: &LogGroup<'_>) {
+        self.scn = self.scn.max(group.header.scn.0);
+        if group.header.kind == GroupKind::Changes {
+            self.groups += 1;
+            self.changes += group.header.items as u64;
+        }
+    }
+
+    pub(super) fn scanned(&mut self, control: &Control, end: &LogEnd, pages: &Pages, kept: bool) {
+        self.log_end = end.at.0;
+        self.log_bytes = end.at.0.saturating_sub(control.checkpoint.0);
+        self.log_durable = end.durable.0;
+        self.readings = if kept { 1 } else { 2 };
+        self.pages_in_log = pages.len() as u64;
+        self.pages_struck = pages.struck() as u64;
+    }
+
+    pub(super) fn clock(&self) -> Scn {
+        Scn(self.scn)
+    }
+
+    pub(super) fn finish(&mut self, pages: &Pages, cache: &Cache) {
+        self.pages_read = cache.counters().pages_read.load(std::sync::atomic::Ordering::Relaxed);
+        self.quarantined =
+            cache.quarantined().into_iter().map(|(page, why)| QuarantinedPage { page: page.to_string(), why: why.to_string() }).collect();
+        self.digest = format!("{:016x}", digest(&pages.versions()));
+        self.seconds = self.phases.iter().map(|phase| phase.seconds).sum();
+    }
+
+    /// Where the log ends.
+    pub fn end(&self) -> Lsn {
+        Lsn(self.log_end)
+    }
+}
+
+/// xxHash3 over pages and versions.
+pub fn digest(versions: &[(PageId, Scn)]) -> u64 {
+    let mut hash = Xxh3::new();
+    for (page, version) in versions {
+        hash.update(&page.0.to_le_bytes());
+        hash.update(&version.0.to_le_bytes());
+    }
+    hash.digest()
+}

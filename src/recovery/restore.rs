@@ -1,0 +1,42 @@
+//! Torn pages come back from the double-write area.
+//!
+//! Every page of the last batch is looked at, whether the log concerns it or not. An image replaces a home only when the home isn't
+//! whole, the batch isn't voided, the image is whole and its version isn't below one that the log says was durable at home
+//! (rule 15). Writing it again is harmless, so this can be cut off anywhere.
+
+use super::RecoveryError;
+use super::progress::Meter;
+use super::segment::Pages;
+use crate::base::limits::PAGE_SIZE;
+use crate::cache::double_write::DoubleWrite;
+use crate::disk::{Buffer, DiskError};
+use crate::page::header;
+use crate::page::verify;
+use crate::page::volume::Volume;
+
+/// Restores what is torn; returns how many pages that was.
+pub(super) async fn restore(volume: &Volume, area: &DoubleWrite, pages: &Pages, meter: &mut Meter) -> Result<u64, RecoveryError> {
+    let Some(batch) = area.read().await?.filter(|batch| !batch.voided) else { return Ok(0) };
+    let mut restored = 0;
+    for (index, (page, version)) in batch.items.into_iter().enumerate() {
+        meter.at(index as u64);
+        let (home, outcome) = volume.read(page, Buffer::zeroed(PAGE_SIZE)).await;
+        match outcome {
+            Ok(()) if verify(&home, page, volume.tag()).is_ok() => continue,
+            // A home that can't be read is dealt with when redo or a reader needs it.
+            Err(DiskError::Io { .. } | DiskError::Short { .. }) => continue,
+            Err(other) => return Err(other.into()),
+            Ok(()) => {}
+        }
+        let image = area.read_image(index).await?;
+        let whole = verify(&image, page, volume.tag()).is_ok() && header::of(&image).version() == version;
+        if !whole || version < pages.written(page) {
+            continue;
+        }
+        volume.write(page, image).await.1?;
+        volume.sync([page.file()]).await.map_err(|(_, error)| error)?;
+        tracing::info!(%page, %version, "torn page restored from the double-write area");
+        restored += 1;
+    }
+    Ok(restored)
+}
