@@ -5,4 +5,7 @@
 //! Layers import only downwards: `base`, `disk`, `page`, `redo`, `cache`, `table`, `recovery`, `node`, `cli`.
 
 pub mod base;
+pub mod cache;
 pub mod disk;
+pub mod page;
+pub mod redo;

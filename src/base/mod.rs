@@ -4,9 +4,11 @@ pub mod checksum;
 pub mod ids;
 pub mod limits;
 pub mod options;
+pub mod random;
 pub mod runtime;
 pub mod sim;
 pub mod threads;
 
 pub use ids::{ClusterId, Epoch, Incarnation, Lsn, PageId, Scn, ThreadId, TreeId, Writer};
+pub use random::Random;
 pub use runtime::{BoxFuture, Instant, Runtime, Seams};

@@ -69,7 +69,7 @@ impl BufferPool {
         let slot = self.free.lock().pop()?;
         // SAFETY: `slot` is below `count`, so the offset stays inside the arena.
         let start = unsafe { self.arena.start.add(slot as usize * self.size) };
-        Some(Buffer { start, len: self.size, home: Some((slot, self.free.clone())), _arena: self.arena.clone() })
+        Some(Buffer { start, len: self.size, capacity: self.size, home: Some((slot, self.free.clone())), _arena: self.arena.clone() })
     }
 
     /// The memory behind the buffers. A disk that registers it keeps this handle for as long as it is registered: memory allocated
@@ -83,6 +83,7 @@ impl BufferPool {
 pub struct Buffer {
     start: NonNull<u8>,
     len: usize,
+    capacity: usize,
     home: Option<(u32, Arc<Mutex<Vec<u32>>>)>,
     /// Keeps the bytes alive.
     _arena: Arc<Arena>,
@@ -97,7 +98,7 @@ impl Buffer {
     /// `len` zeroed bytes outside any pool.
     pub fn zeroed(len: usize) -> Buffer {
         let arena = Arc::new(Arena::new(len));
-        Buffer { start: arena.start, len, home: None, _arena: arena }
+        Buffer { start: arena.start, len, capacity: len, home: None, _arena: arena }
     }
 
     /// A buffer outside any pool that holds `bytes`.
@@ -107,12 +108,12 @@ impl Buffer {
         buffer
     }
 
-    /// Shortens the buffer to its first `len` bytes. What lies behind stays allocated until it is dropped.
+    /// Makes the buffer `len` bytes long, shorter or longer, up to what it was made with. Bytes keep what they last held.
     ///
     /// # Panics
-    /// When `len` is more than the present length.
-    pub fn truncate(&mut self, len: usize) {
-        assert!(len <= self.len, "a buffer of {} bytes can't be cut to {len}", self.len);
+    /// When `len` is more than it was made with.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity, "a buffer of {} bytes can't be {len} long", self.capacity);
         self.len = len;
     }
 }

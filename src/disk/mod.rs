@@ -176,7 +176,8 @@ pub type IoOutcome = (Buffer, Result<(), DiskError>);
 /// Storage files as numbered arrays of bytes.
 ///
 /// Offsets and lengths are multiples of the file's alignment (4096 always suffices). Several I/Os may be in flight; they complete in any
-/// order, and overlapping ones have no defined result. Dropping a future doesn't cancel its I/O.
+/// order, and overlapping ones have no defined result. An I/O is under way when its method returns, whether its future is polled or
+/// not; dropping the future doesn't cancel it.
 pub trait Disk: Send + Sync + 'static {
     /// Opens or makes a file; a lock asked for is taken before anything else is done with it.
     ///

@@ -1,0 +1,222 @@
+//! L4: pages in memory, and the only way to change them.
+//!
+//! ```text
+//! frame    a page in memory under its latch            group        an atomic change to several pages: redo, then stamp
+//! table    page id -> frame                            page_writer  dirty pages to their homes, oldest first
+//! load     misses: single-flight, coalesced, verified  double_write torn pages stay recoverable
+//! wait     why synchronous code can't go on, and how   checkpoint   moves the start of replay
+//! dirty    dirty pages by first unwritten position     grants       the seam to the global directory
+//! ```
+//! Code above works synchronously on latched, resident pages; what it lacks it names in a [`Wait`] and is run again ([`Cache::run`]),
+//! so that nobody waits for log space, a frame or a grant while holding a latch (rule 19, `docs/decisions/0003`).
+
+pub mod checkpoint;
+pub mod dirty;
+pub mod double_write;
+pub mod frame;
+pub mod grants;
+pub mod group;
+pub mod load;
+pub mod page_writer;
+pub mod table;
+pub mod wait;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+pub use frame::PageRead;
+pub use grants::{Grants, LocalGrants, Mode};
+pub use group::{Committed, Group};
+pub use wait::{CacheError, Halt, Halts, Load, Wait};
+
+use crate::base::limits::{GROUP_PAGES_MAX, PAGE_SIZE};
+use crate::base::{Lsn, PageId, Scn, Seams};
+use crate::disk::BufferPool;
+use crate::page::volume::Volume;
+use crate::redo::LogWriter;
+use frame::Frame;
+use table::PageTable;
+
+/// What a cache is made from.
+pub struct CacheSetup {
+    /// Clock, tasks, workers.
+    pub seams: Seams,
+    /// Where pages live.
+    pub volume: Arc<Volume>,
+    /// Who may hold which page.
+    pub grants: Arc<dyn Grants>,
+    /// Frames; at least [`crate::base::limits::CACHE_FRAMES_MIN`].
+    pub frames: usize,
+    /// Reads or writes of pages in flight at once.
+    pub io_depth: usize,
+    /// Whether pages go through the double-write area.
+    pub double_write: bool,
+    /// The instance's Lamport clock.
+    pub clock: Arc<AtomicU64>,
+}
+
+/// Counters since opening.
+#[derive(Debug, Default)]
+pub struct CacheCounters {
+    /// Pages read from disk.
+    pub pages_read: AtomicU64,
+    /// Read I/Os.
+    pub reads: AtomicU64,
+    /// Pages written home.
+    pub pages_written: AtomicU64,
+    /// Double-write batches.
+    pub batches: AtomicU64,
+    /// Frames taken from clean pages for others.
+    pub evictions: AtomicU64,
+    /// Change groups.
+    pub groups: AtomicU64,
+}
+
+/// Pages in memory. Clones share them.
+#[derive(Clone)]
+pub struct Cache {
+    pub(crate) shared: Arc<CacheShared>,
+}
+
+pub(crate) struct CacheShared {
+    pub(crate) seams: Seams,
+    pub(crate) volume: Arc<Volume>,
+    pub(crate) grants: Arc<dyn Grants>,
+    pub(crate) io_depth: usize,
+    pub(crate) double_write: bool,
+    pub(crate) clock: Arc<AtomicU64>,
+    /// Set once redo is over: until then nothing is changed but by redo.
+    pub(crate) log: OnceLock<LogWriter>,
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) table: PageTable,
+    pub(crate) pool: BufferPool,
+    /// Frames without a page.
+    pub(crate) free: Mutex<Vec<u32>>,
+    /// Next frame that eviction looks at.
+    pub(crate) hand: AtomicUsize,
+    pub(crate) loading: Mutex<load::Loading>,
+    pub(crate) dirty: Mutex<dirty::DirtyTable>,
+    /// Pages that are damaged or can't be written, with the reason.
+    pub(crate) quarantine: Mutex<BTreeMap<PageId, CacheError>>,
+    /// Frames that waiting operations may pin: half of all.
+    pub(crate) pins: Arc<Semaphore>,
+    /// A frame has become free, clean or unpinned.
+    pub(crate) freed: Notify,
+    /// Somebody waits for a frame.
+    pub(crate) wanted: AtomicBool,
+    /// Wakes the page writer.
+    pub(crate) write: Notify,
+    /// The page writer has done a round or ended.
+    pub(crate) written: Notify,
+    /// The page writer writes pages whose first unwritten position lies before this.
+    pub(crate) goal: AtomicU64,
+    pub(crate) closing: AtomicBool,
+    pub(crate) writer_gone: AtomicBool,
+    pub(crate) counters: CacheCounters,
+}
+
+impl Cache {
+    /// An empty cache; registers its memory with the disk.
+    pub fn new(setup: CacheSetup) -> Cache {
+        let pool = BufferPool::new(setup.frames, PAGE_SIZE);
+        setup.volume.disk().register(&pool);
+        let shared = CacheShared {
+            frames: (0..setup.frames).map(|_| Frame::default()).collect(),
+            table: PageTable::new(setup.frames),
+            free: Mutex::new((0..setup.frames as u32).rev().collect()),
+            pins: Arc::new(Semaphore::new((setup.frames / 2).max(GROUP_PAGES_MAX))),
+            seams: setup.seams,
+            volume: setup.volume,
+            grants: setup.grants,
+            io_depth: setup.io_depth,
+            double_write: setup.double_write,
+            clock: setup.clock,
+            log: OnceLock::new(),
+            pool,
+            hand: AtomicUsize::new(0),
+            loading: Mutex::default(),
+            dirty: Mutex::default(),
+            quarantine: Mutex::default(),
+            freed: Notify::new(),
+            wanted: AtomicBool::new(false),
+            write: Notify::new(),
+            written: Notify::new(),
+            goal: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            writer_gone: AtomicBool::new(false),
+            counters: CacheCounters::default(),
+        };
+        Cache { shared: Arc::new(shared) }
+    }
+
+    /// Opens the cache for changes, which go to `log`.
+    ///
+    /// # Panics
+    /// When called twice.
+    pub fn open_for_changes(&self, log: LogWriter) {
+        assert!(self.shared.log.set(log).is_ok(), "a cache is opened for changes once");
+    }
+
+    /// Where pages live.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.shared.volume
+    }
+
+    /// The log that changes go to.
+    ///
+    /// # Errors
+    /// [`CacheError::ReadOnly`] before redo is over.
+    pub fn log(&self) -> Result<&LogWriter, CacheError> {
+        self.shared.log.get().ok_or(CacheError::ReadOnly)
+    }
+
+    /// The clock's present SCN.
+    pub fn now(&self) -> Scn {
+        Scn(self.shared.clock.load(Ordering::Acquire))
+    }
+
+    /// Clock, tasks, workers.
+    pub fn seams(&self) -> &Seams {
+        &self.shared.seams
+    }
+
+    /// Counters since opening.
+    pub fn counters(&self) -> &CacheCounters {
+        &self.shared.counters
+    }
+
+    /// Dirty pages, and the oldest position that one of them needs replayed.
+    pub fn dirty(&self) -> (usize, Option<Lsn>) {
+        let dirty = self.shared.dirty.lock();
+        (dirty.len(), dirty.oldest())
+    }
+
+    /// Frames in all.
+    pub fn frames(&self) -> usize {
+        self.shared.frames.len()
+    }
+
+    /// Pages that are damaged or can't be written, with the reason.
+    pub fn quarantined(&self) -> Vec<(PageId, CacheError)> {
+        self.shared.quarantine.lock().iter().map(|(page, why)| (*page, why.clone())).collect()
+    }
+
+    /// Puts `page` into quarantine: every later access gets `why`, nothing is written to its home.
+    pub fn quarantine(&self, page: PageId, why: CacheError) {
+        tracing::error!(%page, %why, "page quarantined");
+        self.shared.quarantine.lock().entry(page).or_insert(why);
+    }
+
+    /// The latched page, for reading.
+    ///
+    /// # Errors
+    /// [`Wait::Page`] when it isn't resident.
+    #[inline]
+    pub fn read(&self, page: PageId) -> Result<PageRead<'_>, Halt> {
+        self.shared.read(page)
+    }
+}
