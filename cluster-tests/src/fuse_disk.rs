@@ -6,7 +6,7 @@
 //! The kernel caches neither data nor attributes (direct I/O, no validity), so what a process sees is what the backing file holds. In-use
 //! locks are kept by the kernel, per mount. A write flagged O_DSYNC is answered after the backing file's fdatasync.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -78,14 +78,14 @@ impl Drop for FuseDisk {
 struct Storage {
     backing: PathBuf,
     names: Mutex<Names>,
-    open: Mutex<HashMap<u64, Arc<File>>>,
+    open: Mutex<BTreeMap<u64, Arc<File>>>,
 }
 
 /// Inode numbers: 1 is the directory; a file gets the next one when its name is first seen, and loses it when it is removed.
 #[derive(Default)]
 struct Names {
     by_inode: Vec<OsString>,
-    inodes: HashMap<OsString, u64>,
+    inodes: BTreeMap<OsString, u64>,
 }
 
 const FIRST_INODE: u64 = 2;

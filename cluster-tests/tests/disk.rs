@@ -184,6 +184,108 @@ fn a_killed_process_with_threads_holds_its_lock_until_its_io_drained() {
     killed_process_holds_its_lock("threads");
 }
 
+/// Waiting for a lock ends with the lock, which then excludes everyone else, or with the word that nothing is proven.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_for_a_lock_ends_with_it_or_says_so() {
+    let seams = regroup::base::threads::ThreadsRuntime::start(tokio::runtime::Handle::current(), 1).unwrap();
+    let directory = directory();
+    let path = directory.path().join("storage");
+    let disk = uring_disk();
+    disk.open(&path, Access::Create(ThreadId(1), 65536)).unwrap();
+    let refused = lock::wait_free(&seams, &path, ThreadId(1), Duration::from_millis(30)).await.unwrap_err();
+    assert_eq!(refused, DiskError::InUse { file: path.clone(), instance: ThreadId(1), holder: None });
+    let closing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(disk);
+    });
+    let freed = lock::wait_free(&seams, &path, ThreadId(1), Duration::from_secs(10)).await.unwrap();
+    closing.join().unwrap();
+    assert!(matches!(uring_disk().open(&path, Access::Write(ThreadId(1))), Err(DiskError::InUse { .. })));
+    drop(freed);
+    uring_disk().open(&path, Access::Write(ThreadId(1))).unwrap();
+}
+
+/// A block device over a file, for as long as this lives.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn over(file: &Path) -> Loop {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output().expect("losetup can be run");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Loop(String::from_utf8(made.stdout).expect("a device's path is text").trim().into())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+/// A block device is used as it is, if it is long enough; it has locks as a file has, and doesn't grow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn block_devices() {
+    let directory = directory();
+    let image = directory.path().join("image");
+    std::fs::write(&image, vec![5_u8; 1 << 20]).unwrap();
+    let device = Loop::over(&image);
+    for make in [uring_disk, threads_disk] {
+        let disk = make();
+        let too_short = disk.open(&device.0, Access::Create(ThreadId(1), 2 << 20)).unwrap_err();
+        assert_eq!(too_short, DiskError::Full { file: device.0.clone(), offset: 1 << 20, length: 1 << 20 });
+        let file = disk.open(&device.0, Access::Create(ThreadId(1), 1 << 19)).unwrap();
+        assert_eq!(disk.length(file).unwrap(), 1 << 20);
+        assert!(matches!(disk.open(&device.0, Access::Write(ThreadId(1))), Err(DiskError::InUse { .. })));
+        disk.open(&device.0, Access::Write(ThreadId(2))).unwrap();
+        disk.write(file, 4096, Buffer::copy_of(&[9; 4096]), Durability::Durable).await.1.unwrap();
+        let (buffer, result) = disk.read(file, 0, Buffer::zeroed(8192)).await;
+        result.unwrap();
+        assert!(buffer[..4096] == [5; 4096] && buffer[4096..] == [9; 4096]);
+        let end = disk.read(file, (1 << 20) - 4096, Buffer::zeroed(8192)).await.1.unwrap_err();
+        assert!(matches!(end, DiskError::Short { end: 0x10_0000, .. }), "{end}");
+        disk.grow(file, 1 << 20).await.unwrap();
+        disk.grow(file, 2 << 20).await.unwrap_err();
+        disk.write(file, 4096, Buffer::copy_of(&[5; 4096]), Durability::Durable).await.1.unwrap();
+    }
+}
+
+/// Where a file system knows no direct I/O, the page cache serves, and alignment doesn't matter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_direct_io_the_page_cache_serves() {
+    let mount = RamFs::new();
+    let path = mount.0.path().join("storage");
+    std::fs::write(&path, vec![3_u8; 65536]).unwrap();
+    for make in [uring_disk, threads_disk] {
+        let disk = make();
+        let file = disk.open(&path, Access::Write(ThreadId(1))).unwrap();
+        disk.write(file, 100, Buffer::copy_of(&[4; 300]), Durability::Durable).await.1.unwrap();
+        let (buffer, result) = disk.read(file, 99, Buffer::zeroed(302)).await;
+        result.unwrap();
+        assert!(buffer[0] == 3 && buffer[1..301] == [4; 300] && buffer[301] == 3);
+        let short = disk.read(file, 65000, Buffer::zeroed(1000)).await.1.unwrap_err();
+        assert!(matches!(short, DiskError::Short { end: 65536, .. }), "{short}");
+        disk.sync(file).await.unwrap();
+    }
+}
+
+/// A mounted ramfs, which knows no direct I/O.
+struct RamFs(tempfile::TempDir);
+
+impl RamFs {
+    fn new() -> RamFs {
+        let directory = directory();
+        let done = Command::new("mount").args(["-t", "ramfs", "ramfs"]).arg(directory.path()).status().expect("mount can be run");
+        assert!(done.success());
+        RamFs(directory)
+    }
+}
+
+impl Drop for RamFs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
 /// What storage refuses comes back typed, once, without a second try; the disk works on afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_of_storage_are_reported_and_not_retried() {
