@@ -1,3 +1,5 @@
 //! Shared parts of the cluster tests: scenarios, checkers, the faulty FUSE disk.
 
 pub mod disk_suite;
+pub mod fuse_disk;
+mod fuse_gate;

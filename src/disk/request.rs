@@ -227,3 +227,105 @@ impl Request {
         let _ = reply.send((buffer, result));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::base::ThreadId;
+    use crate::disk::Access;
+
+    const LENGTH: usize = 16384;
+
+    fn file(directory: &Path) -> Arc<File> {
+        Arc::new(File::open(&directory.join("storage"), Access::Create(ThreadId(1), 65536)).unwrap())
+    }
+
+    fn place(request: &mut Request) -> (u64, u32) {
+        match request.step() {
+            Step::Read { length, offset, .. } | Step::Write { length, offset, .. } => (offset, length),
+            _ => panic!("no transfer"),
+        }
+    }
+
+    #[tokio::test]
+    async fn short_results_are_continued_where_they_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = file(directory.path());
+        for write in [false, true] {
+            let (request, future) = match write {
+                false => Request::read(0, file.clone(), 8192, Buffer::zeroed(LENGTH)),
+                true => Request::write(0, file.clone(), 8192, Buffer::zeroed(LENGTH), Durability::Durable),
+            };
+            let mut request = request.admit().unwrap();
+            assert_eq!(place(&mut request), (8192, 16384));
+            let mut request = request.advance(4096).unwrap();
+            assert_eq!(place(&mut request), (12288, 12288));
+            let mut request = request.advance(8192).unwrap();
+            assert_eq!(place(&mut request), (20480, 4096));
+            assert!(request.advance(4096).is_none());
+            let (buffer, result) = future.await;
+            assert_eq!((buffer.len(), result), (LENGTH, Ok(())));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failed_flush_is_final_and_a_transfer_that_did_not_begin_is_offered_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = file(directory.path());
+        for errno in [libc::EINTR, libc::EAGAIN] {
+            let (request, future) = Request::write(0, file.clone(), 0, Buffer::zeroed(LENGTH), Durability::Durable);
+            assert!(request.advance(-errno).is_none());
+            assert!(matches!(future.await.1, Err(DiskError::Io { operation: "write", .. })));
+            let (request, future) = Request::sync(0, file.clone());
+            assert!(request.advance(-errno).is_none());
+            assert!(matches!(future.await, Err(DiskError::Io { operation: "sync", .. })));
+
+            let (mut request, future) = Request::write(0, file.clone(), 0, Buffer::zeroed(LENGTH), Durability::Buffered);
+            for _ in 0..OFFERS_MAX {
+                request = request.advance(-errno).unwrap();
+            }
+            assert!(request.advance(-errno).is_none(), "not for ever");
+            assert!(matches!(future.await.1, Err(DiskError::Io { operation: "write", .. })));
+        }
+    }
+
+    #[tokio::test]
+    async fn growing_ends_with_a_flush() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut request, future) = Request::grow(0, file(directory.path()), 65536, 4096);
+        assert!(matches!(request.step(), Step::Allocate { offset: 65536, length: 4096 }));
+        let mut request = request.advance(0).unwrap();
+        assert!(matches!(request.step(), Step::SyncAll));
+        assert!(request.advance(-libc::EIO).is_none());
+        assert!(matches!(future.await, Err(DiskError::Io { operation: "grow", errno: libc::EIO, .. })));
+    }
+
+    #[tokio::test]
+    async fn a_write_that_stops_without_an_error_is_not_continued() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = file(directory.path());
+        for stopped_at in [0, 100] {
+            let (request, future) = Request::write(0, file.clone(), 0, Buffer::zeroed(LENGTH), Durability::Buffered);
+            assert!(request.advance(stopped_at).is_none());
+            assert!(matches!(future.await.1, Err(DiskError::Io { errno: libc::EIO, .. })));
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_stopped_disk_hears_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = file(directory.path());
+        let stopped = file.stopped("why");
+        for in_flight in [false, true] {
+            let (request, future) = Request::read(0, file.clone(), 0, Buffer::zeroed(LENGTH));
+            request.stop("why", in_flight);
+            let (buffer, result) = future.await;
+            assert_eq!((buffer.len(), result), (LENGTH, Err(stopped.clone())));
+        }
+        let (request, future) = Request::read(0, file.clone(), 0, Buffer::zeroed(LENGTH));
+        drop(request);
+        assert!(matches!(future.await.1, Err(DiskError::Stopped { .. })));
+    }
+}

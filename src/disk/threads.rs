@@ -1,7 +1,9 @@
 //! The fallback disk: positioned, blocking I/O on a small fixed pool of operating system threads.
 //!
 //! For kernels and containers that refuse io_uring. The same requests, the same semantics as `uring`, at a lower rate: at most [`THREADS`]
-//! I/Os are with the kernel at once, the others wait in a queue.
+//! I/Os are with the kernel at once, the others wait in a queue, which is as long as callers have buffers for.
+
+#![expect(clippy::disallowed_methods, reason = "a seam: these threads only carry out I/O, and the simulator has a disk of its own")]
 
 use std::collections::VecDeque;
 use std::sync::Arc;

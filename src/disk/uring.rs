@@ -9,9 +9,12 @@
 //!        <- oneshot <------------------------------------------- slots  <- completion queue <-
 //! ```
 //!
-//! Invariants: at most [`DEPTH`] requests are in flight (the completion queue can't overflow), the rest waits in `backlog`; a slot is freed only
+//! Invariants: at most [`DEPTH`] requests are in flight (the completion queue can't overflow), the rest waits in `backlog`, which is as long as callers have
+//! buffers for; a slot is freed only
 //! by its completion. Kernel older than 5.13: refused. Dropping the disk waits for what is in flight, for as long as storage takes: giving up
 //! the locks or the buffers earlier would be wrong.
+
+#![expect(clippy::disallowed_methods, reason = "a seam: this thread only carries out I/O, and the simulator has a disk of its own")]
 
 use std::collections::VecDeque;
 use std::io;
