@@ -496,12 +496,8 @@ mod tests {
             for (step, wanted, len) in steps {
                 let bytes = vec![len as u8; len];
                 match (step, search(&page, &wanted)) {
-                    (0 | 1, Err(at)) => {
-                        if insert(&mut page, at, &wanted, &bytes).is_ok() { model.insert(wanted, bytes); }
-                    }
-                    (0..=2, Ok(at)) => {
-                        if set_value(&mut page, at, &bytes).is_ok() { model.insert(wanted, bytes); }
-                    }
+                    (0 | 1, Err(at)) if insert(&mut page, at, &wanted, &bytes).is_ok() => { model.insert(wanted, bytes); }
+                    (0..=2, Ok(at)) if set_value(&mut page, at, &bytes).is_ok() => { model.insert(wanted, bytes); }
                     (3, Ok(at)) => { delete(&mut page, at).unwrap(); model.remove(&wanted); }
                     (4, _) => {
                         // A bound that drops nothing: above every key.
