@@ -87,8 +87,7 @@ pub struct Storage {
 /// # Errors
 /// [`OpenError`]; the files made so far are left for the caller to remove.
 pub async fn create(disk: Arc<dyn Disk>, paths: &StoragePaths, shape: Shape) -> Result<(), OpenError> {
-    Volume::create(disk.clone(), paths, shape).await?;
-    let volume = Volume::open(disk.clone(), paths, Access::Write(ThreadId(1))).await?;
+    let volume = Volume::create(disk.clone(), paths, shape).await?;
     for number in 1..=shape.threads {
         let thread = ThreadId(number);
         let file = redo_file(&volume, thread)?;
@@ -247,3 +246,6 @@ impl Storage {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
