@@ -9,3 +9,4 @@ pub mod cache;
 pub mod disk;
 pub mod page;
 pub mod redo;
+pub mod table;
