@@ -11,3 +11,4 @@ pub mod node;
 pub mod page;
 pub mod recovery;
 pub mod redo;
+pub mod table;
