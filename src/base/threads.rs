@@ -4,7 +4,11 @@
 //! panicking instance dies and is recovered; it never limps on with a lock poisoned or a loop gone. Nothing here stops tasks; whoever
 //! needs that gives them a way to hear it, and dropping the tokio runtime drops what is left.
 
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "the seam itself: time, tasks, workers and randomness come in here")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the seam itself: time, tasks, workers and randomness come in here"
+)]
 
 use std::any::Any;
 use std::hash::{BuildHasher, RandomState};
