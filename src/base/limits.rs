@@ -14,6 +14,9 @@ pub const LOG_WRITE_MAX: usize = 1 << 20;
 pub const GROUP_BYTES_MAX: usize = 512 << 10;
 /// Most pages that one change group touches.
 pub const GROUP_PAGES_MAX: usize = 64;
+/// Highest position, SCN, epoch, incarnation or generation that a decoder accepts: no real one comes near, and counting on from it never
+/// overflows, so that damaged numbers can't stop an instance by arithmetic (rule 20).
+pub const NUMBER_MAX: u64 = 1 << 62;
 /// Pages in one double-write batch.
 pub const DOUBLE_WRITE_PAGES: usize = 128;
 /// Pages governed by one space map page, itself included: 32 MiB of data.

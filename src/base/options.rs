@@ -137,3 +137,47 @@ impl Options {
         Duration::from_millis(self.checkpoint_interval_ms)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_options_read_back_from_toml(cache_bytes in 2u64 << 20..1 << 44, mode in 0usize..3, interval in 1u64..=10_000, percent in 5u8..=80,
+            depth in 1usize..=1024, workers in 0usize..=256, double_write: bool, disk in 0usize..3) {
+            let options = Options {
+                cache_bytes,
+                log_mode: [LogMode::Commit, LogMode::Batch, LogMode::None][mode],
+                log_batch_interval_ms: interval,
+                checkpoint_log_percent: percent,
+                double_write: if double_write { DoubleWrite::On } else { DoubleWrite::Auto },
+                disk: [DiskKind::Auto, DiskKind::Uring, DiskKind::Threads][disk],
+                page_io_depth: depth,
+                recovery_workers: workers,
+                ..Options::default()
+            };
+            prop_assert_eq!(options.validate(), Ok(()));
+            let text = toml::to_string(&options).unwrap();
+            prop_assert_eq!(toml::from_str::<Options>(&text).unwrap(), options);
+        }
+
+        #[test]
+        fn hostile_text_never_panics(text in "\\PC{0,200}", name in "[a-z_]{1,20}", value in any::<i64>()) {
+            let _ = toml::from_str::<Options>(&text).map(|options| options.validate());
+            let _ = toml::from_str::<Options>(&format!("{name} = {value}")).map(|options| options.validate());
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default_and_what_is_unknown_is_refused_by_name() {
+        assert_eq!(toml::from_str::<Options>("").unwrap(), Options::default());
+        let error = toml::from_str::<Options>("cache_byte = 1").unwrap_err().to_string();
+        assert!(error.contains("cache_byte") && error.contains("line 1"), "{error}");
+        assert!(toml::from_str::<Options>("page_io_depth = -1").is_err());
+        let zero: Options = toml::from_str("page_io_depth = 0").unwrap();
+        assert_eq!(zero.validate(), Err(OptionError { name: "page_io_depth", found: 0, allowed: "1 to 1024" }));
+    }
+}

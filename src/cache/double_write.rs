@@ -11,7 +11,7 @@ use std::sync::Arc;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::base::limits::{DOUBLE_WRITE_PAGES, LOG_BLOCK, PAGE_SIZE};
+use crate::base::limits::{DOUBLE_WRITE_PAGES, LOG_BLOCK, NUMBER_MAX, PAGE_SIZE};
 use crate::base::{PageId, Scn, ThreadId, checksum};
 use crate::disk::{Buffer, Disk, DiskError, Durability, FileId};
 use crate::page::header;
@@ -21,6 +21,9 @@ use crate::page::superblock::{DOUBLE_WRITE_AT, DOUBLE_WRITE_IMAGES_AT};
 pub const MAGIC: u32 = 0x3157_4452;
 /// Bytes from the header to the first image.
 pub const IMAGES: usize = (DOUBLE_WRITE_IMAGES_AT - DOUBLE_WRITE_AT) as usize;
+
+/// Bytes of the header behind its items, all zero.
+const ZERO: usize = LOG_BLOCK - 32 - DOUBLE_WRITE_PAGES * 16;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -33,7 +36,7 @@ struct Layout {
     count: U16,
     voided: U32,
     items: [Item; DOUBLE_WRITE_PAGES],
-    zero: [u8; LOG_BLOCK - 32 - DOUBLE_WRITE_PAGES * 16],
+    zero: [u8; ZERO],
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -155,9 +158,68 @@ pub fn decode(bytes: &[u8], cluster: u64, thread: ThreadId) -> Option<Batch> {
     let layout = Layout::ref_from_bytes(bytes).ok()?;
     let ours = layout.magic.get() == MAGIC && layout.cluster.get() == cluster && layout.thread.get() == thread.0;
     let count = usize::from(layout.count.get());
-    (checksum::holds(bytes) && ours && count <= DOUBLE_WRITE_PAGES).then(|| Batch {
+    // A number near the end of its range would stop the counting on from it (rule 20).
+    let possible = count <= DOUBLE_WRITE_PAGES && layout.voided.get() <= 1 && layout.batch.get() <= NUMBER_MAX;
+    (checksum::holds(bytes) && ours && possible && layout.zero == [0; ZERO]).then(|| Batch {
         batch: layout.batch.get(),
         voided: layout.voided.get() != 0,
         items: layout.items[..count].iter().map(|item| (PageId(item.page.get()), Scn(item.version.get()))).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::sim::Sim;
+    use crate::disk::Access;
+    use crate::disk::memory::{MemoryDisk, MemoryMedia};
+
+    const TAG: u64 = 21;
+    const THREAD: ThreadId = ThreadId(3);
+
+    fn area(batch: u64) -> DoubleWrite {
+        let media = MemoryMedia::new(1);
+        let sim = Sim::new(1);
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(&media, sim.runtime()));
+        let file = disk.open("/redo".as_ref(), Access::Create(THREAD, 1 << 20)).unwrap();
+        DoubleWrite { batch, ..DoubleWrite::new(disk, file, TAG, THREAD) }
+    }
+
+    fn items(count: usize) -> Vec<(PageId, Scn)> {
+        (0..count as u64).map(|at| (PageId(at * 3), Scn(at + 100))).collect()
+    }
+
+    #[test]
+    fn every_bit_flip_of_the_header_is_found() {
+        let mut bytes = area(5).encode(&items(DOUBLE_WRITE_PAGES), false);
+        assert_eq!(decode(&bytes, TAG, THREAD).map(|batch| batch.items.len()), Some(DOUBLE_WRITE_PAGES));
+        for bit in 0..LOG_BLOCK * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&bytes, TAG, THREAD), None, "flip of bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert_eq!(decode(&bytes, TAG + 1, THREAD), None);
+        assert_eq!(decode(&bytes, TAG, ThreadId(4)), None);
+        assert_eq!(decode(&bytes[..100], TAG, THREAD), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_batch_reads_back(batch in 0..NUMBER_MAX, voided: bool, count in 0..=DOUBLE_WRITE_PAGES) {
+            let expected = Batch { batch, voided, items: items(count) };
+            prop_assert_eq!(decode(&area(batch).encode(&items(count), voided), TAG, THREAD), Some(expected));
+        }
+
+        #[test]
+        fn hostile_headers_with_a_right_checksum_never_panic(bytes in prop::collection::vec(any::<u8>(), 64), from in 4usize..64) {
+            let mut block = area(5).encode(&items(3), false);
+            block[from..64].copy_from_slice(&bytes[from..]);
+            checksum::seal(&mut block);
+            if let Some(batch) = decode(&block, TAG, THREAD) {
+                prop_assert!(batch.items.len() <= DOUBLE_WRITE_PAGES && batch.batch <= NUMBER_MAX);
+            }
+        }
+    }
 }

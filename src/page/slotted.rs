@@ -391,13 +391,52 @@ pub fn live_parts(page: &[u8]) -> (&[u8], &[u8]) {
     (&page[HEADER..SLOTS + count(page) * SLOT], &page[heap..])
 }
 
-/// Checks the whole layout, so that the reading functions can trust it: every offset and length inside the page, nothing
-/// overlapping the slots, and live plus dead bytes adding up.
+/// Every byte of the heap has at most one user. Pages whose cells lie in descending order (appended, or squeezed) are seen to be whole
+/// without noting anything; otherwise the bytes in use are noted one by one.
+struct Users {
+    /// Lowest byte in use so far.
+    lowest: usize,
+    /// Whether each user so far lay below all before.
+    descending: bool,
+}
+
+impl Users {
+    fn add(&mut self, at: usize, end: usize) {
+        if at == end {
+            return;
+        }
+        self.descending &= end <= self.lowest;
+        self.lowest = self.lowest.min(at);
+    }
+}
+
+/// The first byte that two of `ranges` use.
+fn first_shared(ranges: impl Iterator<Item = (usize, usize)>) -> Option<usize> {
+    let mut taken = [0u64; PAGE_SIZE / 64];
+    for (mut at, end) in ranges {
+        while at < end {
+            let bits = (64 - at % 64).min(end - at);
+            let mask = (u64::MAX >> (64 - bits)) << (at % 64);
+            if taken[at / 64] & mask != 0 {
+                return Some(at);
+            }
+            taken[at / 64] |= mask;
+            at += bits;
+        }
+    }
+    None
+}
+
+/// Checks the whole layout, so that the other functions can trust it: every offset and length inside the page, nothing overlapping
+/// the slots or each other, live plus dead bytes adding up, reserved bytes zero. The order of the keys is the trees' concern.
 ///
 /// # Errors
 /// [`SlotError::Damaged`] with the first contradiction.
 pub fn check(page: &[u8]) -> Result<(), SlotError> {
     let damaged = |what, found| Err(SlotError::Damaged { what, found });
+    if body(page).reserved != 0 || body(page).reserved2.get() != 0 {
+        return damaged("reserved bytes set", usize::from(body(page).reserved));
+    }
     let slots = count(page);
     let heap = usize::from(body(page).heap.get());
     let dead = usize::from(body(page).dead.get());
@@ -405,6 +444,7 @@ pub fn check(page: &[u8]) -> Result<(), SlotError> {
         return damaged("heap overlaps slots", heap);
     }
     let mut live = 0;
+    let mut users = Users { lowest: PAGE_SIZE, descending: true };
     for (at, len, what) in [
         (body(page).low_at.get(), body(page).low_len.get(), "low fence outside the heap"),
         (body(page).high_at.get(), body(page).high_len.get(), "high fence outside the heap"),
@@ -415,6 +455,7 @@ pub fn check(page: &[u8]) -> Result<(), SlotError> {
         if usize::from(at) < heap || usize::from(at) + usize::from(len) > PAGE_SIZE {
             return damaged(what, usize::from(at));
         }
+        users.add(usize::from(at), usize::from(at) + usize::from(len));
         live += usize::from(len);
     }
     for slot in 0..slots {
@@ -426,7 +467,16 @@ pub fn check(page: &[u8]) -> Result<(), SlotError> {
         if end > PAGE_SIZE {
             return damaged("cell ends outside the page", end);
         }
+        users.add(at, end);
         live += end - at;
+    }
+    if !users.descending {
+        let fence_at = |fence: Option<&[u8]>, at: U16| fence.map(|bytes| (usize::from(at.get()), usize::from(at.get()) + bytes.len()));
+        let fences = fence_at(low(page), body(page).low_at).into_iter().chain(fence_at(high(page), body(page).high_at));
+        let cells = (0..slots).map(|slot| (slot_at(page, slot).0, slot_at(page, slot).0 + cell_len(page, slot)));
+        if let Some(byte) = first_shared(fences.chain(cells)) {
+            return damaged("two cells share a byte", byte);
+        }
     }
     if live + dead != PAGE_SIZE - heap {
         return damaged("live and dead bytes don't add up", live + dead);

@@ -5,7 +5,8 @@
 //! operation like any other; this module only reads and writes the bytes.
 
 use super::header::HEADER;
-use crate::base::limits::SPACE_GROUP_PAGES;
+use super::slotted::SlotError;
+use crate::base::limits::{SPACE_GROUP_PAGES, THREADS_MAX};
 use crate::base::{PageId, ThreadId};
 
 /// Where the owner's number lies: u16.
@@ -35,6 +36,24 @@ pub fn init(page: &mut [u8], owner: ThreadId) {
     page[HEADER..].fill(0);
     page[OWNER..OWNER + 2].copy_from_slice(&owner.0.to_le_bytes());
     page[BITS] = 1;
+}
+
+/// Checks what can be checked of a map: its owner is a redo thread, it counts itself as in use, reserved bytes are zero.
+///
+/// # Errors
+/// [`SlotError::Damaged`] with the first contradiction.
+pub fn check(page: &[u8]) -> Result<(), SlotError> {
+    let damaged = |what, found: usize| Err(SlotError::Damaged { what, found });
+    if !(1..=THREADS_MAX).contains(&owner(page).0) {
+        return damaged("owner of a space group", owner(page).0.into());
+    }
+    if !used(page, 0) {
+        return damaged("a space map that is not in use itself", 0);
+    }
+    match page[OWNER + 2..BITS].iter().position(|byte| *byte != 0) {
+        Some(at) => damaged("reserved bytes set", OWNER + 2 + at),
+        None => Ok(()),
+    }
 }
 
 /// The redo thread that allocates here.

@@ -231,6 +231,16 @@ pub enum StorageFault {
         /// By the configuration.
         found: usize,
     },
+    /// The configuration lists more files than any cluster has.
+    #[error("the configuration lists {found} {kind} files, a cluster has at most {most}")]
+    TooMany {
+        /// Which files.
+        kind: FileKind,
+        /// Limit.
+        most: usize,
+        /// By the configuration.
+        found: usize,
+    },
     /// A field is beyond what can be.
     #[error(transparent)]
     Shape(#[from] ShapeError),
@@ -245,7 +255,7 @@ impl StorageFault {
             StorageFault::Checksum { .. } | StorageFault::CopiesDiffer => {
                 "if the other copy is whole, `clusterctl superblock --restore` rewrites this one from it; otherwise restore the file from a backup"
             }
-            StorageFault::Cluster { .. } | StorageFault::Place { .. } | StorageFault::Count { .. } => {
+            StorageFault::Cluster { .. } | StorageFault::Place { .. } | StorageFault::Count { .. } | StorageFault::TooMany { .. } => {
                 "check the order and the paths of the storage files in the configuration"
             }
             StorageFault::Length { .. } => "the file was truncated or replaced: restore it from a backup or a copy",
@@ -356,7 +366,31 @@ impl Superblock {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_superblock_reads_back(cluster: [u8; 16], threads in 1u16..=64, data_files in 1u16..=1024, ring in 8u64..1 << 24,
+            pages in 64u64..1 << 37, grow: bool, created_ms: u64, number: u16, copy in 0usize..2, data: bool) {
+            let cluster = ClusterId(cluster);
+            let (ring_bytes, data_bytes) = (ring << 20, pages * PAGE_SIZE as u64);
+            let shape = Shape { cluster, threads, data_files, ring_bytes, data_bytes, grow, created_ms };
+            let superblock = Superblock { shape, kind: if data { FileKind::Data } else { FileKind::Redo }, number };
+            prop_assert_eq!(Superblock::decode(&superblock.encode(COPIES[copy]), COPIES[copy]), Ok(superblock));
+        }
+
+        #[test]
+        fn hostile_blocks_with_a_right_checksum_are_refused_or_possible(bytes in prop::collection::vec(any::<u8>(), 112), from in 4usize..112) {
+            let mut block = sample().encode(0);
+            block[from..112].copy_from_slice(&bytes[from..]);
+            checksum::seal(&mut block);
+            if let Ok(superblock) = Superblock::decode(&block, 0) {
+                prop_assert_eq!(superblock.shape.validate(), Ok(()));
+            }
+        }
+    }
 
     fn sample() -> Superblock {
         let shape = Shape {

@@ -5,6 +5,8 @@
 
 use super::header::{self, FORMAT, Kind};
 use super::slotted::{self, SlotError};
+use super::space;
+use crate::base::limits::{NUMBER_MAX, THREADS_MAX};
 use crate::base::{PageId, checksum};
 
 /// What is wrong with a page.
@@ -48,6 +50,16 @@ pub enum PageFault {
         /// What it is.
         found: u8,
     },
+    /// Whole and ours, but a number in its header can't be: written wrong.
+    #[error("page {page}: {what} is {found}, beyond what can be")]
+    Number {
+        /// The page asked for.
+        page: PageId,
+        /// Which field.
+        what: &'static str,
+        /// What it is.
+        found: u64,
+    },
     /// Whole and ours, but its body contradicts itself: written wrong.
     #[error("page {page}: {fault}")]
     Body {
@@ -86,9 +98,109 @@ pub fn verify_stamped(page: &[u8], id: PageId, cluster: u64) -> Result<(), PageF
     if header.format != FORMAT {
         return Err(PageFault::Unknown { page: id, what: "format", found: header.format });
     }
+    for (what, most, found) in [
+        ("version", NUMBER_MAX, header.version.get()),
+        ("redo position", NUMBER_MAX, header.redo.get()),
+        ("epoch", NUMBER_MAX, header.epoch.get()),
+        ("incarnation", NUMBER_MAX, header.incarnation.get()),
+        ("redo thread", THREADS_MAX.into(), header.thread.get().into()),
+        ("reserved field", 0, header.reserved.get().into()),
+    ] {
+        if found > most {
+            return Err(PageFault::Number { page: id, what, found });
+        }
+    }
     match header.kind() {
         None => Err(PageFault::Unknown { page: id, what: "kind", found: header.kind }),
         Some(Kind::Tree) => slotted::check(page).map_err(|fault| PageFault::Body { page: id, fault }),
-        Some(Kind::Free | Kind::Space) => Ok(()),
+        Some(Kind::Space) => space::check(page).map_err(|fault| PageFault::Body { page: id, fault }),
+        Some(Kind::Free) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::limits::PAGE_SIZE;
+    use crate::base::{Lsn, Scn, ThreadId, TreeId, Writer};
+
+    const ID: PageId = PageId(3 << 48 | 4096);
+    const TAG: u64 = 0x1122_3344;
+
+    fn tree_page() -> Vec<u8> {
+        let mut page = vec![0; PAGE_SIZE];
+        header::format(&mut page, ID, Kind::Tree, TreeId(4), TAG);
+        slotted::init(&mut page, 0);
+        slotted::set_bounds(&mut page, Some(b"zz"), PageId(9)).unwrap();
+        for at in 0..100u8 {
+            slotted::insert(&mut page, usize::from(at), &[at, 1], &[at; 40]).unwrap();
+        }
+        slotted::delete(&mut page, 50).unwrap();
+        sealed(page)
+    }
+
+    fn space_page() -> Vec<u8> {
+        let mut page = vec![0; PAGE_SIZE];
+        header::format(&mut page, ID, Kind::Space, TreeId(0), TAG);
+        space::init(&mut page, ThreadId(1));
+        (1..300).for_each(|bit| space::set(&mut page, bit, true));
+        sealed(page)
+    }
+
+    fn sealed(mut page: Vec<u8>) -> Vec<u8> {
+        header::stamp(&mut page, Scn(5), Lsn(8192), Writer { thread: ThreadId(1), ..Writer::default() });
+        checksum::seal(&mut page);
+        page
+    }
+
+    #[test]
+    fn every_bit_flip_is_found() {
+        for mut page in [tree_page(), space_page()] {
+            assert_eq!(verify(&page, ID, TAG), Ok(()));
+            for bit in 0..PAGE_SIZE * 8 {
+                page[bit / 8] ^= 1 << (bit % 8);
+                assert!(verify(&page, ID, TAG).is_err(), "flip of bit {bit}");
+                page[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    #[test]
+    fn whole_pages_of_another_place_are_refused_by_name() {
+        let page = tree_page();
+        assert!(matches!(verify(&page, PageId(4), TAG), Err(PageFault::Identity { what: "page id", .. })));
+        assert!(matches!(verify(&page, ID, TAG + 1), Err(PageFault::Identity { what: "cluster", .. })));
+        assert_eq!(verify(&[0; PAGE_SIZE], ID, TAG), Err(PageFault::Blank { page: ID }));
+    }
+
+    /// The fault of a tree page with a valid checksum whose bytes at `at` are `bytes`.
+    fn hostile(at: usize, bytes: &[u8]) -> PageFault {
+        let mut page = tree_page();
+        page[at..at + bytes.len()].copy_from_slice(bytes);
+        checksum::seal(&mut page);
+        verify(&page, ID, TAG).unwrap_err()
+    }
+
+    #[test]
+    fn a_right_checksum_is_not_enough() {
+        assert!(matches!(hostile(4, &[9]), PageFault::Unknown { what: "kind", .. }));
+        assert!(matches!(hostile(5, &[9]), PageFault::Unknown { what: "format", .. }));
+        assert!(matches!(hostile(6, &[65, 0]), PageFault::Number { what: "redo thread", .. }));
+        assert!(matches!(hostile(16, &[0xff; 8]), PageFault::Number { what: "version", .. }));
+        assert!(matches!(hostile(24, &[0xff; 8]), PageFault::Number { what: "redo position", .. }));
+        assert!(matches!(hostile(60, &[1]), PageFault::Number { what: "reserved field", .. }));
+        assert!(matches!(hostile(64, &[0xff; 2]), PageFault::Body { .. }));
+        assert!(matches!(hostile(71, &[1]), PageFault::Body { fault: SlotError::Damaged { what: "reserved bytes set", .. }, .. }));
+    }
+
+    #[test]
+    fn cells_that_share_bytes_are_refused() {
+        // Changing the value of one in place would then change the other's length.
+        let mut page = tree_page();
+        let first = page[slotted::SLOTS..slotted::SLOTS + 2].to_vec();
+        page[slotted::SLOTS + slotted::SLOT..slotted::SLOTS + slotted::SLOT + 2].copy_from_slice(&first);
+        checksum::seal(&mut page);
+        let fault = verify(&page, ID, TAG).unwrap_err();
+        assert!(matches!(fault, PageFault::Body { fault: SlotError::Damaged { what: "two cells share a byte", .. }, .. }), "{fault}");
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::superblock::{COPIES, FileKind, PAGES_AT, SUPERBLOCK, Shape, StorageError, StorageFault, Superblock};
-use crate::base::limits::{LOG_WRITE_MAX, PAGE_SIZE};
+use crate::base::limits::{DATA_FILES_MAX, LOG_WRITE_MAX, PAGE_SIZE, THREADS_MAX};
 use crate::base::runtime::join_all;
 use crate::base::{PageId, ThreadId};
 use crate::disk::{Access, Buffer, Disk, DiskError, Durability, FileId, IoOutcome};
@@ -28,6 +28,18 @@ pub struct StoragePaths {
 }
 
 impl StoragePaths {
+    /// Refuses more files than numbers reach.
+    fn limited(&self) -> Result<(), StorageError> {
+        let lists = [(FileKind::Redo, &self.redo, usize::from(THREADS_MAX)), (FileKind::Data, &self.data, usize::from(DATA_FILES_MAX))];
+        for (kind, list, most) in lists {
+            if let Some(first_over) = list.get(most) {
+                let fault = StorageFault::TooMany { kind, most, found: list.len() };
+                return Err(StorageError::Fault { file: first_over.clone(), offset: 0, fault });
+            }
+        }
+        Ok(())
+    }
+
     fn all(&self) -> impl Iterator<Item = (FileKind, u16, &PathBuf)> {
         let redo = self.redo.iter().zip(1..).map(|(path, number)| (FileKind::Redo, number, path));
         let data = self.data.iter().zip(0..).map(|(path, number)| (FileKind::Data, number, path));
@@ -88,6 +100,7 @@ impl Volume {
     /// # Errors
     /// [`StorageError`] for the first file that isn't what it must be. Nothing has been written.
     pub async fn open(disk: Arc<dyn Disk>, paths: &StoragePaths, access: Access) -> Result<Volume, StorageError> {
+        paths.limited()?;
         let mut volume: Option<Volume> = None;
         for (kind, number, path) in paths.all() {
             let file = disk.open(path, access)?;
@@ -247,7 +260,11 @@ async fn write_zeroes(disk: &Arc<dyn Disk>, file: FileId, length: u64) -> Result
     disk.sync(file).await
 }
 
-fn check_length(shape: &Shape, kind: FileKind, found: u64) -> Result<(), StorageFault> {
+/// Whether a file of `kind` may have this length.
+///
+/// # Errors
+/// [`StorageFault::Length`].
+pub(super) fn check_length(shape: &Shape, kind: FileKind, found: u64) -> Result<(), StorageFault> {
     let expected = shape.file_bytes(kind);
     let at_least = kind == FileKind::Data && shape.grow;
     let fits = if at_least { found >= expected && (found - expected).is_multiple_of(PAGE_SIZE as u64) } else { found == expected };
@@ -295,4 +312,53 @@ pub async fn read_copy(disk: &Arc<dyn Disk>, file: FileId, at: u64) -> Result<Re
     outcome?;
     let bytes: &[u8; SUPERBLOCK] = buffer[..].try_into().expect("read as long as a superblock");
     Ok(Superblock::decode(bytes, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::sim::Sim;
+    use crate::disk::memory::{MemoryDisk, MemoryMedia};
+
+    proptest! {
+        #[test]
+        fn paths_read_back_from_toml(redo in prop::collection::vec("[a-z/. ]{1,30}", 0..5), data in prop::collection::vec("\\PC{1,30}", 0..5)) {
+            let paths = StoragePaths { redo: redo.into_iter().map(Into::into).collect(), data: data.into_iter().map(Into::into).collect() };
+            let text = toml::to_string(&paths).unwrap();
+            prop_assert_eq!(toml::from_str::<StoragePaths>(&text).unwrap(), paths);
+        }
+
+        #[test]
+        fn hostile_text_never_panics(text in "\\PC{0,200}") {
+            let _ = toml::from_str::<StoragePaths>(&text);
+        }
+    }
+
+    fn refusal(paths: &StoragePaths) -> StorageError {
+        let sim = Sim::new(1);
+        let disk = Arc::new(MemoryDisk::new(&MemoryMedia::new(1), sim.runtime()));
+        sim.run(Volume::open(disk, paths, Access::Read)).err().expect("refused")
+    }
+
+    #[test]
+    fn lists_of_files_are_checked_before_any_is_opened() {
+        let names = |count: usize| (0..count).map(|number| PathBuf::from(format!("/f{number}"))).collect::<Vec<_>>();
+        for (paths, expected) in [
+            (StoragePaths { redo: names(65), data: names(1) }, StorageFault::TooMany { kind: FileKind::Redo, most: 64, found: 65 }),
+            (
+                StoragePaths { redo: names(1), data: names(70_000) },
+                StorageFault::TooMany { kind: FileKind::Data, most: 1024, found: 70_000 },
+            ),
+            (StoragePaths { redo: vec![], data: vec![] }, StorageFault::Count { kind: FileKind::Data, expected: 1, found: 0 }),
+        ] {
+            match refusal(&paths) {
+                StorageError::Fault { fault, .. } => assert_eq!(fault, expected),
+                other => panic!("{other}"),
+            }
+        }
+        assert!(toml::from_str::<StoragePaths>("redo = []").is_err(), "data is missing");
+        assert!(toml::from_str::<StoragePaths>("redo = []\ndata = []\ndats = []").is_err(), "an unknown name");
+    }
 }

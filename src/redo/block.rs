@@ -6,7 +6,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::base::limits::{LOG_BLOCK, THREADS_MAX};
+use crate::base::limits::{LOG_BLOCK, NUMBER_MAX, THREADS_MAX};
 use crate::base::{Epoch, Incarnation, Lsn, ThreadId, Writer, checksum};
 
 /// Bytes of the block header.
@@ -125,7 +125,7 @@ pub fn open(block: &[u8], log: &LogIdentity, number: u64) -> Result<Header, Bloc
     let layout = Layout::ref_from_bytes(&block[..BLOCK_HEADER]).expect("a block header is 64 unaligned bytes");
     let first_group = layout.first_group.get();
     let first_group_fits = first_group == NO_GROUP || (BLOCK_HEADER..LOG_BLOCK).contains(&usize::from(first_group));
-    let fields: [(&'static str, u64, u64); 8] = [
+    let fields: [(&'static str, u64, u64); 11] = [
         ("magic", MAGIC.into(), layout.magic.get().into()),
         ("cluster", log.cluster, layout.cluster.get()),
         ("thread", log.thread.0.into(), layout.thread.get().into()),
@@ -133,6 +133,9 @@ pub fn open(block: &[u8], log: &LogIdentity, number: u64) -> Result<Header, Bloc
         ("lap", (number / log.ring_blocks) & 0xffff_ffff, layout.lap.get().into()),
         ("redo length", layout.length.get().min(PAYLOAD as u16).into(), layout.length.get().into()),
         ("first group", if first_group_fits { first_group.into() } else { NO_GROUP.into() }, first_group.into()),
+        ("incarnation", layout.incarnation.get().min(NUMBER_MAX), layout.incarnation.get()),
+        ("epoch", layout.epoch.get().min(NUMBER_MAX), layout.epoch.get()),
+        ("reserved field", 0, layout.reserved.get().into()),
         ("durable position", layout.durable.get().min(Lsn::of_block(number).0), layout.durable.get()),
     ];
     for (field, expected, found) in fields {
@@ -155,6 +158,8 @@ pub fn open(block: &[u8], log: &LogIdentity, number: u64) -> Result<Header, Bloc
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LOG: LogIdentity = LogIdentity { cluster: 77, thread: ThreadId(2), ring_blocks: 100 };
@@ -182,6 +187,39 @@ mod tests {
             let mut bad = block;
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(open(&bad, &LOG, 250).is_err(), "flip of bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_reads_back(number in 1u64..1 << 50, previous_crc: u32, incarnation in 0..NUMBER_MAX, epoch in 0..NUMBER_MAX,
+            length in 0..=PAYLOAD as u16, group in prop::option::of(64u16..4096)) {
+            let writer = Writer { thread: LOG.thread, incarnation: Incarnation(incarnation), epoch: Epoch(epoch) };
+            let first_group = group.unwrap_or(NO_GROUP);
+            let (durable, lap) = (Lsn::of_block(number - 1), (number / LOG.ring_blocks) as u32);
+            let mut header = Header { crc: 0, previous_crc, writer, number, durable, lap, length, first_group };
+            let mut block = [7; LOG_BLOCK];
+            header.crc = seal(&mut block, &LOG, &header);
+            prop_assert_eq!(open(&block, &LOG, number), Ok(header));
+        }
+
+        #[test]
+        fn hostile_headers_with_a_right_checksum_never_panic(bytes in prop::collection::vec(any::<u8>(), 60), at in 0usize..60, number: u64) {
+            let (mut block, _) = sample();
+            block[4 + at..64].copy_from_slice(&bytes[..60 - at]);
+            checksum::seal(&mut block);
+            let _ = (open(&block, &LOG, 250), open(&block, &LOG, number >> 12));
+        }
+    }
+
+    #[test]
+    fn numbers_that_can_not_be_are_refused() {
+        for (at, field) in [(24, "incarnation"), (32, "epoch"), (62, "reserved field")] {
+            let (mut block, _) = sample();
+            block[at..at + 2].fill(0xff);
+            block[(at + 7).min(63)] = 0xff;
+            checksum::seal(&mut block);
+            assert!(matches!(open(&block, &LOG, 250), Err(BlockFault::Identity { field: found, .. }) if found == field), "{field}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::base::limits::LOG_BLOCK;
+use crate::base::limits::{LOG_BLOCK, NUMBER_MAX};
 use crate::base::{Epoch, Incarnation, Lsn, Scn, ThreadId, Writer, checksum};
 use crate::disk::{Buffer, Disk, DiskError, Durability, FileId};
 use crate::page::superblock::CONTROL_SLOTS;
@@ -187,11 +187,20 @@ impl Control {
         };
         let (checkpoint, durable, end) = (layout.checkpoint.get(), layout.durable.get(), layout.end.get());
         let end_min = if state == ThreadState::Open { 0 } else { durable };
-        let fields: [(&'static str, u64, u64); 7] = [
+        let set = layout.zero.iter().filter(|byte| **byte != 0).count();
+        let bounded = |value: u64| value.min(NUMBER_MAX);
+        let fields: [(&'static str, u64, u64); 14] = [
             ("magic", MAGIC.into(), layout.magic.get().into()),
             ("cluster", cluster, layout.cluster.get()),
             ("thread", thread.0.into(), layout.thread.get().into()),
             ("slot", slot.into(), layout.slot.into()),
+            ("reserved bytes set", 0, set as u64),
+            ("generation", bounded(layout.generation.get()), layout.generation.get()),
+            ("incarnation", bounded(layout.incarnation.get()), layout.incarnation.get()),
+            ("epoch", bounded(layout.epoch.get()), layout.epoch.get()),
+            ("clock", bounded(layout.clock.get()), layout.clock.get()),
+            ("durable position", bounded(durable.max(end)), durable.max(end)),
+            ("durable position", durable.max(FIRST.0), durable),
             ("checkpoint", checkpoint.clamp(FIRST.0, durable.max(FIRST.0)), checkpoint),
             ("log end", end.max(end_min), end),
             ("log end in its block", 0, if state == ThreadState::Open { 0 } else { Lsn(end).offset() as u64 }),
@@ -286,7 +295,43 @@ impl ControlFile {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_control_block_reads_back(state in 1u8..4, slot in 0u8..2, numbers in prop::array::uniform5(0..NUMBER_MAX), blocks in prop::array::uniform3(1u64..1 << 40), end_crc: u32) {
+            let mut positions = blocks.map(Lsn::of_block);
+            positions.sort();
+            let [generation, incarnation, epoch, clock, _] = numbers;
+            let [checkpoint, durable, end] = positions;
+            let state = [ThreadState::Closed, ThreadState::Open, ThreadState::Recovering][usize::from(state) - 1];
+            let writer = Writer { thread: ThreadId(64), incarnation: Incarnation(incarnation), epoch: Epoch(epoch) };
+            let control = Control { generation, state, writer, checkpoint, durable, end, end_crc, clock: Scn(clock) };
+            prop_assert_eq!(Control::decode(&control.encode(1, slot), 1, ThreadId(64), slot), Ok(control));
+        }
+
+        #[test]
+        fn hostile_blocks_with_a_right_checksum_never_panic(bytes in prop::collection::vec(any::<u8>(), 80), from in 4usize..80) {
+            let mut block = Control::new(ThreadId(1)).encode(1, 0);
+            block[from..80].copy_from_slice(&bytes[from..]);
+            checksum::seal(&mut block);
+            if let Ok(control) = Control::decode(&block, 1, ThreadId(1), 0) {
+                prop_assert!(control.durable >= control.checkpoint && control.checkpoint >= FIRST);
+                prop_assert!(control.generation <= NUMBER_MAX && control.clock.0 <= NUMBER_MAX && control.end.0 <= NUMBER_MAX);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_near_the_end_of_their_range_are_refused() {
+        // The next opening would have counted on from the incarnation.
+        let writer = Writer { thread: ThreadId(1), incarnation: Incarnation(u64::MAX), epoch: Epoch(0) };
+        let control = Control { writer, ..Control::new(ThreadId(1)) };
+        let fault = Control::decode(&control.encode(1, 0), 1, ThreadId(1), 0).unwrap_err();
+        assert!(matches!(fault, ControlFault::Field { field: "incarnation", .. }));
+    }
 
     #[test]
     fn reads_back_and_every_bit_flip_is_found() {

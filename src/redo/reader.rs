@@ -379,7 +379,8 @@ impl LogReader {
 impl Span {
     /// The position of byte `at` of the stream, which lies in this span or right behind it.
     fn lsn(&self, at: usize) -> Lsn {
-        Lsn(Lsn::of_block(self.number).0 + (self.from + at - self.at) as u64)
+        // The start of a span whose head was handed out already lies before the stream's, as a wrapped number.
+        Lsn(Lsn::of_block(self.number).0 + (self.from + at.wrapping_sub(self.at)) as u64)
     }
 }
 

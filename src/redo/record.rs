@@ -9,7 +9,7 @@
 //! Numbers are little-endian. A group is all or nothing; a page occurs once in it (rule 8). Decoding trusts nothing: lengths are
 //! checked before use and a malformed record is a typed error, though blocks have been checksummed (rule 20).
 
-use crate::base::limits::{GROUP_BYTES_MAX, GROUP_PAGES_MAX};
+use crate::base::limits::{GROUP_BYTES_MAX, GROUP_PAGES_MAX, NUMBER_MAX};
 use crate::base::{PageId, Scn, TreeId};
 use crate::page::Kind;
 
@@ -95,7 +95,14 @@ impl Group {
             1 | 2 => return fault("items of a group", items),
             other => return fault("group kind", other),
         };
-        Ok(Group { length, kind, items, scn: Scn(u64_of(bytes, 8)) })
+        let scn = u64_of(bytes, 8);
+        if bytes[5] != 0 {
+            return fault("reserved byte of a group", bytes[5]);
+        }
+        if scn > NUMBER_MAX {
+            return fault("scn of a group", scn);
+        }
+        Ok(Group { length, kind, items, scn: Scn(scn) })
     }
 
     /// Writes the header over the first [`GROUP_HEADER`] bytes.
@@ -358,6 +365,9 @@ impl<'a> Iterator for Ops<'a> {
         if length > rest.len() - OP_HEADER {
             return Some(fault("length of an operation", length));
         }
+        if rest[1] != 0 {
+            return Some(fault("reserved byte of an operation", rest[1]));
+        }
         let op = decode_op(rest[0], &rest[OP_HEADER..OP_HEADER + length]);
         if op.is_ok() {
             self.rest = &rest[OP_HEADER + length..];
@@ -393,7 +403,7 @@ fn decode_op(code: u8, payload: &[u8]) -> Result<Op<'_>, RecordFault> {
             let Some(kind) = Kind::from_raw(payload[0]) else { return fault("kind of a formatted page", payload[0]) };
             let split = usize::from(u16_of(payload, 2));
             let body = &payload[8..];
-            if split > body.len() || body.len() > crate::base::limits::PAGE_SIZE - crate::page::header::HEADER {
+            if payload[1] != 0 || split > body.len() || body.len() > crate::base::limits::PAGE_SIZE - crate::page::header::HEADER {
                 return fault("body of a formatted page", body.len());
             }
             Op::Format { kind, tree: TreeId(u32_of(payload, 4)), low: &body[..split], heap: &body[split..] }
@@ -411,7 +421,10 @@ fn decode_op(code: u8, payload: &[u8]) -> Result<Op<'_>, RecordFault> {
         8 => Op::Free,
         9 => {
             need(3)?;
-            Op::SetBit { bit: u16_of(payload, 0), used: payload[2] != 0 }
+            match payload[2] {
+                flag @ (0 | 1) => Op::SetBit { bit: u16_of(payload, 0), used: flag == 1 },
+                other => return fault("flag of a space map bit", other),
+            }
         }
         other => return fault("operation code", other),
     })
@@ -462,6 +475,52 @@ mod tests {
         #[test]
         fn inserts_read_back(slot: u16, key in prop::collection::vec(any::<u8>(), 0..500), value in prop::collection::vec(any::<u8>(), 0..1500)) {
             ops_back(&[Op::Insert { slot, key: &key, value: &value }, Op::SetValue { slot, value: &value }]);
+        }
+
+        #[test]
+        fn every_operation_reads_back(slot: u16, page: u64, key in prop::collection::vec(any::<u8>(), 0..60), value in prop::collection::vec(any::<u8>(), 0..600), tree: u32, flag: bool) {
+            let (right, high, kind) = (PageId(page), flag.then_some(&key[..]), if flag { Kind::Tree } else { Kind::Free });
+            ops_back(&[
+                Op::Format { kind, tree: TreeId(tree), low: &key, heap: &value },
+                Op::Delete { slot },
+                Op::SplitOff { from: slot, right, high },
+                Op::Append { key: &key, value: &value },
+                Op::SetBounds { right, high },
+                Op::Free,
+                Op::SetBit { bit: slot, used: flag },
+            ]);
+        }
+
+        #[test]
+        fn groups_read_back(scn in 0..NUMBER_MAX, changes in prop::collection::vec((any::<u64>(), any::<u64>(), 0u16..9), 0..64)) {
+            let mut bytes = vec![0; GROUP_HEADER];
+            let mut ops = Vec::new();
+            for (page, previous, slot) in &changes {
+                ops.clear();
+                Op::Delete { slot: *slot }.encode(&mut ops);
+                bytes.extend_from_slice(&page.to_le_bytes());
+                bytes.extend_from_slice(&previous.to_le_bytes());
+                bytes.extend_from_slice(&(ops.len() as u32).to_le_bytes());
+                bytes.extend_from_slice(&ops);
+            }
+            let group = Group { length: bytes.len(), kind: GroupKind::Changes, items: changes.len(), scn: Scn(scn) };
+            group.encode(&mut bytes);
+            prop_assert_eq!(Group::decode(&bytes), Ok(group));
+            let back: Vec<_> = Changes::new(&bytes[GROUP_HEADER..], group.items).map(|change| change.unwrap()).collect();
+            prop_assert_eq!(back.len(), changes.len());
+            for (found, (page, previous, slot)) in back.iter().zip(&changes) {
+                prop_assert_eq!((found.page.0, found.previous.0), (*page, *previous));
+                prop_assert_eq!(Ops::new(found.ops).next(), Some(Ok(Op::Delete { slot: *slot })));
+            }
+        }
+
+        #[test]
+        fn notices_read_back(items in prop::collection::vec((any::<u64>(), any::<u64>()), 0..=WRITTEN_MAX)) {
+            let items: Vec<_> = items.into_iter().map(|(page, version)| (PageId(page), Scn(version))).collect();
+            let bytes = encode_written(&items);
+            let group = Group::decode(&bytes).unwrap();
+            prop_assert_eq!((group.kind, group.items, group.length), (GroupKind::Written, items.len(), bytes.len()));
+            prop_assert_eq!(written_items(&bytes[GROUP_HEADER..]).collect::<Vec<_>>(), items);
         }
 
         #[test]
