@@ -6,6 +6,7 @@
 
 pub mod base;
 pub mod cache;
+pub mod cli;
 pub mod disk;
 pub mod node;
 pub mod page;

@@ -75,6 +75,12 @@ impl Volume {
             shape.validate().map_err(|fault| StorageError::Fault { file: path.clone(), offset: 0, fault: fault.into() })?;
             let file = disk.open(path, Access::Create(ThreadId(1), shape.file_bytes(kind)))?;
             let superblock = Superblock { shape, kind, number };
+            if disk.is_device(file)
+                && let Ok(found) = read_copy(&disk, file, 0).await?
+            {
+                let fault = StorageFault::Occupied { cluster: found.shape.cluster };
+                return Err(StorageError::Fault { file: path.clone(), offset: 0, fault });
+            }
             if kind == FileKind::Redo {
                 write_zeroes(&disk, file, shape.file_bytes(kind)).await?;
             }
@@ -122,7 +128,7 @@ impl Volume {
                 return fault(0, StorageFault::Field { field, expected, found });
             }
             let length = disk.length(file)?;
-            if let Err(bad) = check_length(&expected, kind, length) {
+            if let Err(bad) = check_length(&expected, kind, length, disk.is_device(file)) {
                 return fault(length, bad);
             }
             volume.add(kind, file, length);
@@ -264,10 +270,11 @@ async fn write_zeroes(disk: &Arc<dyn Disk>, file: FileId, length: u64) -> Result
 ///
 /// # Errors
 /// [`StorageFault::Length`].
-pub(super) fn check_length(shape: &Shape, kind: FileKind, found: u64) -> Result<(), StorageFault> {
+pub(super) fn check_length(shape: &Shape, kind: FileKind, found: u64, device: bool) -> Result<(), StorageFault> {
     let expected = shape.file_bytes(kind);
-    let at_least = kind == FileKind::Data && shape.grow;
-    let fits = if at_least { found >= expected && (found - expected).is_multiple_of(PAGE_SIZE as u64) } else { found == expected };
+    let at_least = device || kind == FileKind::Data && shape.grow;
+    let whole = device || found.saturating_sub(expected).is_multiple_of(PAGE_SIZE as u64);
+    let fits = if at_least { found >= expected && whole } else { found == expected };
     if fits { Ok(()) } else { Err(StorageFault::Length { expected, found, at_least }) }
 }
 
