@@ -19,11 +19,15 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
+/// Longest wait for a killed process's I/O. The disk has stalled when it takes longer, and the demonstration says so.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
+
 use super::config::Config;
 use super::{CommandError, on_runtime};
 use crate::base::options::{DiskKind, Options};
 use crate::base::random::Random;
 use crate::base::{ClusterId, Seams};
+use crate::disk::lock;
 use crate::node::store::Store;
 use crate::page::superblock::Shape;
 use crate::page::volume::StoragePaths;
@@ -191,6 +195,7 @@ async fn kill_repeatedly(args: &Args, config: &Path, folder: &Path, seed: u64, s
         let ended_early = load.try_wait()?;
         load.kill()?;
         load.wait()?;
+        wait_until_drained(config, seams).await?;
         let total = acknowledged + journalled.await??;
         if let Some(status) = ended_early {
             return Err(format!("the load ended by itself before the kill ({status}); see its message above").into());
@@ -204,6 +209,15 @@ async fn kill_repeatedly(args: &Args, config: &Path, folder: &Path, seed: u64, s
         rounds.push(round);
     }
     Ok(rounds)
+}
+
+/// Waits until the killed process's I/O has drained: `wait` doesn't prove that with io_uring, obtaining its locks does.
+async fn wait_until_drained(config: &Path, seams: &Seams) -> Result<(), CommandError> {
+    let config = Config::load(config)?;
+    for path in config.storage.redo.iter().chain(&config.storage.data) {
+        lock::wait_free(seams, path, config.thread(), DRAIN_PATIENCE).await?;
+    }
+    Ok(())
 }
 
 /// Copies acknowledgements into the journal until the pipe ends; a last line cut short by the kill was not said. Returns how many.
