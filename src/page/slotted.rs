@@ -433,6 +433,7 @@ fn first_shared(ranges: impl Iterator<Item = (usize, usize)>) -> Option<usize> {
 /// # Errors
 /// [`SlotError::Damaged`] with the first contradiction.
 pub fn check(page: &[u8]) -> Result<(), SlotError> {
+    let page: &[u8; PAGE_SIZE] = page.try_into().map_err(|_| SlotError::Damaged { what: "length of the page", found: page.len() })?;
     let damaged = |what, found| Err(SlotError::Damaged { what, found });
     if body(page).reserved != 0 || body(page).reserved2.get() != 0 {
         return damaged("reserved bytes set", usize::from(body(page).reserved));
@@ -458,25 +459,16 @@ pub fn check(page: &[u8]) -> Result<(), SlotError> {
         users.add(usize::from(at), usize::from(at) + usize::from(len));
         live += usize::from(len);
     }
-    for slot in 0..slots {
-        let (at, key_len) = slot_at(page, slot);
+    for slot in page[SLOTS..SLOTS + slots * SLOT].chunks_exact(SLOT) {
+        let (at, key_len) = (u16_at(slot, 0), u16_at(slot, 2));
         if at < heap || at + CELL > PAGE_SIZE {
             return damaged("cell outside the heap", at);
         }
-        let end = at + CELL + key_len + u16_at(page, at);
-        if end > PAGE_SIZE {
-            return damaged("cell ends outside the page", end);
+        let length = CELL + key_len + u16_at(page, at);
+        if at + length > PAGE_SIZE {
+            return damaged("cell ends outside the page", at + length);
         }
-        users.add(at, end);
-        live += end - at;
-    }
-    if !users.descending {
-        let fence_at = |fence: Option<&[u8]>, at: U16| fence.map(|bytes| (usize::from(at.get()), usize::from(at.get()) + bytes.len()));
-        let fences = fence_at(low(page), body(page).low_at).into_iter().chain(fence_at(high(page), body(page).high_at));
-        let cells = (0..slots).map(|slot| (slot_at(page, slot).0, slot_at(page, slot).0 + cell_len(page, slot)));
-        if let Some(byte) = first_shared(fences.chain(cells)) {
-            return damaged("two cells share a byte", byte);
-        }
+        live += length;
     }
     if live + dead != PAGE_SIZE - heap {
         return damaged("live and dead bytes don't add up", live + dead);
