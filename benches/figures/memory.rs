@@ -86,5 +86,10 @@ pub(crate) fn verify(rig: &Rig) -> Numbers {
         std::hint::black_box(part.chunks_exact(PAGE).fold(0, |sum, page| sum ^ checksum::of_block(page)));
     });
     let gigabytes = (pages * PAGE) as f64 / 1e9;
-    vec![("ratio", sweep / checked), ("sweep_gb_per_second", gigabytes / sweep), ("verify_gb_per_second", gigabytes / checked), ("checksum_gb_per_second", gigabytes / summed)]
+    vec![
+        ("ratio", sweep / checked),
+        ("sweep_gb_per_second", gigabytes / sweep),
+        ("verify_gb_per_second", gigabytes / checked),
+        ("checksum_gb_per_second", gigabytes / summed),
+    ]
 }

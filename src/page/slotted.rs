@@ -468,7 +468,16 @@ pub fn check(page: &[u8]) -> Result<(), SlotError> {
         if at + length > PAGE_SIZE {
             return damaged("cell ends outside the page", at + length);
         }
+        users.add(at, at + length);
         live += length;
+    }
+    if !users.descending {
+        let fence_at = |fence: Option<&[u8]>, at: U16| fence.map(|bytes| (usize::from(at.get()), usize::from(at.get()) + bytes.len()));
+        let fences = fence_at(low(page), body(page).low_at).into_iter().chain(fence_at(high(page), body(page).high_at));
+        let cells = (0..slots).map(|slot| (slot_at(page, slot).0, slot_at(page, slot).0 + cell_len(page, slot)));
+        if let Some(byte) = first_shared(fences.chain(cells)) {
+            return damaged("two cells share a byte", byte);
+        }
     }
     if live + dead != PAGE_SIZE - heap {
         return damaged("live and dead bytes don't add up", live + dead);
