@@ -6,8 +6,10 @@
 
 pub mod base;
 pub mod cache;
+pub mod cli;
 pub mod disk;
 pub mod node;
 pub mod page;
 pub mod recovery;
 pub mod redo;
+pub mod table;

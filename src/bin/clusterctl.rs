@@ -1,1 +1,5 @@
-fn main() {}
+//! The admin tool. See [`regroup::cli`].
+
+fn main() -> std::process::ExitCode {
+    regroup::cli::clusterctl()
+}

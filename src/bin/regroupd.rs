@@ -1,1 +1,5 @@
-fn main() {}
+//! The daemon of one instance. See [`regroup::cli`].
+
+fn main() -> std::process::ExitCode {
+    regroup::cli::regroupd()
+}

@@ -41,6 +41,14 @@ struct Held<'c> {
     ops: Vec<u8>,
 }
 
+impl Held<'_> {
+    /// The version that the group found. The page's own isn't that any more once it was formatted.
+    fn version_before(&self) -> Scn {
+        let page = self.before.as_ref().map_or(self.body.page(), |before| &before[..]);
+        header::of(page).version()
+    }
+}
+
 /// A change group under way.
 pub struct Group<'c> {
     shared: &'c CacheShared,
@@ -172,7 +180,7 @@ impl<'c> Group<'c> {
             return Ok(Committed { scn: Scn(self.shared.clock.load(Ordering::Acquire)), end: log.appended() });
         }
         let mut redo = self.encode();
-        let floor = self.pages.iter().map(|held| header::of(held.body.page()).version()).max().unwrap_or_default();
+        let floor = self.pages.iter().map(Held::version_before).max().unwrap_or_default();
         // Before the append, so that a checkpoint taken in between can't overlook these pages; the position can only be too early.
         let position = log.appended();
         for held in &self.pages {
@@ -192,7 +200,7 @@ impl<'c> Group<'c> {
         redo.resize(GROUP_HEADER, 0);
         for held in &self.pages {
             redo.extend_from_slice(&held.page.0.to_le_bytes());
-            redo.extend_from_slice(&header::of(held.body.page()).version().0.to_le_bytes());
+            redo.extend_from_slice(&held.version_before().0.to_le_bytes());
             redo.extend_from_slice(&(held.ops.len() as u32).to_le_bytes());
             redo.extend_from_slice(&held.ops);
         }

@@ -61,6 +61,10 @@ impl Disk for FileDisk {
         self.file(file).length()
     }
 
+    fn is_device(&self, file: FileId) -> bool {
+        self.file(file).is_device()
+    }
+
     fn path(&self, file: FileId) -> PathBuf {
         self.file(file).path().into()
     }

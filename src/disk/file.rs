@@ -150,6 +150,11 @@ impl File {
         answer(unsafe { libc::fdatasync(self.raw()) } as isize)
     }
 
+    /// Whether this is a block device.
+    pub(super) fn is_device(&self) -> bool {
+        self.block_device
+    }
+
     /// Length in bytes; of a block device, its size.
     pub(super) fn length(&self) -> Result<u64, DiskError> {
         let read = || -> io::Result<u64> {

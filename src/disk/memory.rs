@@ -273,6 +273,10 @@ impl Disk for MemoryDisk {
         Ok(self.media.inner.lock().state.files[file as usize].view.length())
     }
 
+    fn is_device(&self, _: FileId) -> bool {
+        false
+    }
+
     fn path(&self, file: FileId) -> PathBuf {
         self.file(file).path
     }

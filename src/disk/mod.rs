@@ -191,6 +191,9 @@ pub trait Disk: Send + Sync + 'static {
     /// [`DiskError::Io`].
     fn length(&self, file: FileId) -> Result<u64, DiskError>;
 
+    /// Whether the file is a block device, which has the length that it has.
+    fn is_device(&self, file: FileId) -> bool;
+
     /// The path given to [`Disk::open`], for messages.
     fn path(&self, file: FileId) -> PathBuf;
 

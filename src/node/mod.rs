@@ -4,3 +4,4 @@
 //! `store` is that core with its trees: what a process serves from.
 
 pub mod storage;
+pub mod store;

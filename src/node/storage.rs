@@ -8,7 +8,7 @@
 //! both control slots (rule 6). Dropping a [`Storage`] without closing is a crash: the next open recovers.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::limits::{LOG_BLOCK, PAGE_SIZE};
 use crate::base::options::{DoubleWrite as DoubleWriteOption, OptionError, Options};
@@ -19,7 +19,7 @@ use crate::cache::{Cache, CacheError, CacheSetup, LocalGrants};
 use crate::disk::{Access, Disk, DiskError, FileId};
 use crate::page::superblock::{FileKind, Shape, StorageError, StorageFault};
 use crate::page::volume::{StoragePaths, Volume};
-use crate::recovery::{OnProgress, Recovered, Recovery, RecoveryError, RecoveryReport};
+use crate::recovery::{OnProgress, Recovery, RecoveryError, RecoveryReport};
 use crate::redo::block::LogIdentity;
 use crate::redo::control::{Control, ControlError, ControlFile, ThreadState};
 use crate::redo::writer::LogPlace;
@@ -72,6 +72,22 @@ pub struct Opening {
     pub on_checkpoint: Option<OnCheckpoint>,
 }
 
+/// What is needed to open files that are open already; fields as in [`Opening`].
+pub struct OpeningVolume {
+    /// Clock, tasks, workers.
+    pub seams: Seams,
+    /// The storage files.
+    pub volume: Volume,
+    /// Whose storage core.
+    pub thread: ThreadId,
+    /// How it behaves.
+    pub options: Options,
+    /// Told how far recovery is.
+    pub on_progress: Option<OnProgress>,
+    /// Told of each checkpoint.
+    pub on_checkpoint: Option<OnCheckpoint>,
+}
+
 /// An open storage core.
 pub struct Storage {
     cache: Cache,
@@ -86,16 +102,15 @@ pub struct Storage {
 ///
 /// # Errors
 /// [`OpenError`]; the files made so far are left for the caller to remove.
-pub async fn create(disk: Arc<dyn Disk>, paths: &StoragePaths, shape: Shape) -> Result<(), OpenError> {
-    Volume::create(disk.clone(), paths, shape).await?;
-    let volume = Volume::open(disk.clone(), paths, Access::Write(ThreadId(1))).await?;
+pub async fn create(disk: Arc<dyn Disk>, paths: &StoragePaths, shape: Shape) -> Result<Volume, OpenError> {
+    let volume = Volume::create(disk.clone(), paths, shape).await?;
     for number in 1..=shape.threads {
         let thread = ThreadId(number);
         let file = redo_file(&volume, thread)?;
         let control_file = ControlFile::new(disk.clone(), file, volume.tag(), thread);
         control_file.write_both(&mut Control::new(thread)).await?;
     }
-    Ok(())
+    Ok(volume)
 }
 
 fn redo_file(volume: &Volume, thread: ThreadId) -> Result<FileId, StorageError> {
@@ -111,6 +126,18 @@ pub fn log_identity(volume: &Volume, thread: ThreadId) -> LogIdentity {
     LogIdentity { cluster: volume.tag(), thread, ring_blocks: volume.shape().ring_bytes / LOG_BLOCK as u64 }
 }
 
+fn new_cache(seams: &Seams, volume: &Arc<Volume>, options: &Options, clock: &Arc<AtomicU64>) -> Cache {
+    Cache::new(CacheSetup {
+        seams: seams.clone(),
+        volume: volume.clone(),
+        grants: Arc::new(LocalGrants),
+        frames: options.cache_frames(),
+        io_depth: options.page_io_depth,
+        double_write: options.double_write == DoubleWriteOption::On || volume.atomic_write_max() < PAGE_SIZE,
+        clock: clock.clone(),
+    })
+}
+
 impl Storage {
     /// Opens the storage core, recovering it first if it wasn't closed.
     ///
@@ -118,47 +145,53 @@ impl Storage {
     /// [`OpenError`]. Before recovery decides on the log's end, nothing has been written.
     pub async fn open(opening: Opening) -> Result<Storage, OpenError> {
         opening.options.validate()?;
-        let Opening { seams, disk, paths, thread, options, on_progress, on_checkpoint } = opening;
-        let volume = Arc::new(Volume::open(disk.clone(), &paths, Access::Write(thread)).await?);
+        let volume = Volume::open(opening.disk, &opening.paths, Access::Write(opening.thread)).await?;
+        let Opening { seams, thread, options, on_progress, on_checkpoint, .. } = opening;
+        Storage::open_volume(OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint }).await
+    }
+
+    /// As [`Storage::open`] for files that are open already.
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    pub async fn open_volume(opening: OpeningVolume) -> Result<Storage, OpenError> {
+        let OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint } = opening;
+        let volume = Arc::new(volume);
+        let disk = volume.disk().clone();
         let file = redo_file(&volume, thread)?;
-        let control_file = ControlFile::new(disk.clone(), file, volume.tag(), thread);
+        let slots = || ControlFile::new(disk.clone(), file, volume.tag(), thread);
+        let control_file = slots();
         let found = control_file.read().await?;
         if let Some((slot, fault)) = &found.damaged {
             tracing::warn!(%thread, slot, %fault, "a control slot isn't whole: torn by a crash, or damaged; the other one is used");
         }
         let clock = Arc::new(AtomicU64::new(found.control.clock.0));
-        let double_write = options.double_write == DoubleWriteOption::On || volume.atomic_write_max() < PAGE_SIZE;
-        let cache = Cache::new(CacheSetup {
-            seams: seams.clone(),
-            volume: volume.clone(),
-            grants: Arc::new(LocalGrants),
-            frames: options.cache_frames(),
-            io_depth: options.page_io_depth,
-            double_write,
-            clock: clock.clone(),
-        });
+        let cache = new_cache(&seams, &volume, &options, &clock);
         let mut area = DoubleWrite::new(disk.clone(), file, volume.tag(), thread);
         area.resume().await?;
         let identity = log_identity(&volume, thread);
-        let (mut control, recovery) = if found.control.state == ThreadState::Closed {
-            (found.control, None)
+        let mut control = found.control;
+        let mut report = None;
+        if control.state == ThreadState::Closed {
+            cache.start_page_writer(area.again());
         } else {
+            let workers = if options.recovery_workers == 0 { seams.workers() } else { options.recovery_workers };
             let recovery = Recovery {
                 seams: seams.clone(),
                 volume: volume.clone(),
                 cache: cache.clone(),
                 file,
                 identity,
-                control_file: ControlFile::new(disk.clone(), file, volume.tag(), thread),
+                control_file: slots(),
                 memory: options.recovery_memory_bytes as usize,
-                workers: if options.recovery_workers == 0 { seams.workers() } else { options.recovery_workers },
+                workers,
                 area: area.again(),
                 on_progress,
             };
-            let Recovered { control, clock: reached, report } = recovery.run(found.control).await?;
-            clock.fetch_max(reached.0, std::sync::atomic::Ordering::AcqRel);
-            (control, Some(report))
-        };
+            let recovered = recovery.run(control).await?;
+            clock.fetch_max(recovered.clock.0, Ordering::AcqRel);
+            (control, report) = (recovered.control, Some(recovered.report));
+        }
         let start = control.end;
         control.state = ThreadState::Open;
         control.writer =
@@ -176,12 +209,9 @@ impl Storage {
         };
         let log = LogWriter::start(seams.clone(), place, options.log_mode, options.log_batch_interval(), clock);
         cache.open_for_changes(log.clone());
-        if recovery.is_none() {
-            cache.start_page_writer(area.again());
-        }
         let interval = options.checkpoint_interval();
         let checkpointer = Checkpointer::start(cache.clone(), log.clone(), control_file, control, interval, on_checkpoint);
-        Ok(Storage { cache, log, checkpointer, area, writer: control.writer, recovery })
+        Ok(Storage { cache, log, checkpointer, area, writer: control.writer, recovery: report })
     }
 
     /// Pages in memory.
@@ -247,3 +277,6 @@ impl Storage {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ pub async fn restore_copy(disk: &Arc<dyn Disk>, file: FileId) -> Result<Restored
         (Err(bad), Err(_)) => return Err(fault(COPIES[0], bad)),
     };
     let length = disk.length(file)?;
-    check_length(&superblock.shape, superblock.kind, length).map_err(|bad| fault(length, bad))?;
+    check_length(&superblock.shape, superblock.kind, length, disk.is_device(file)).map_err(|bad| fault(length, bad))?;
     if checksum::holds(&read(disk, file, at).await?) {
         return Err(fault(at, bad));
     }

@@ -241,6 +241,12 @@ pub enum StorageFault {
         /// By the configuration.
         found: usize,
     },
+    /// A device that is to become storage holds a cluster's storage already.
+    #[error("already holds storage of cluster {cluster}")]
+    Occupied {
+        /// Whose.
+        cluster: ClusterId,
+    },
     /// A field is beyond what can be.
     #[error(transparent)]
     Shape(#[from] ShapeError),
@@ -258,6 +264,7 @@ impl StorageFault {
             StorageFault::Cluster { .. } | StorageFault::Place { .. } | StorageFault::Count { .. } | StorageFault::TooMany { .. } => {
                 "check the order and the paths of the storage files in the configuration"
             }
+            StorageFault::Occupied { .. } => "choose another device, or overwrite its first 8 KiB if that cluster isn't needed any more",
             StorageFault::Length { .. } => "the file was truncated or replaced: restore it from a backup or a copy",
             StorageFault::Field { .. } | StorageFault::Shape(_) => {
                 "the superblock was not written by this version: check the path, or restore the file"

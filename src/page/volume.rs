@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::superblock::{COPIES, FileKind, PAGES_AT, SUPERBLOCK, Shape, StorageError, StorageFault, Superblock};
-use crate::base::limits::{DATA_FILES_MAX, PAGE_SIZE, THREADS_MAX};
+use crate::base::limits::{DATA_FILES_MAX, LOG_WRITE_MAX, PAGE_SIZE, THREADS_MAX};
 use crate::base::runtime::join_all;
 use crate::base::{PageId, ThreadId};
 use crate::disk::{Access, Buffer, Disk, DiskError, Durability, FileId, IoOutcome};
@@ -68,18 +68,36 @@ impl Volume {
     ///
     /// # Panics
     /// When `paths` and `shape` disagree on the number of files.
-    pub async fn create(disk: Arc<dyn Disk>, paths: &StoragePaths, shape: Shape) -> Result<(), StorageError> {
+    pub async fn create(disk: Arc<dyn Disk>, paths: &StoragePaths, shape: Shape) -> Result<Volume, StorageError> {
         assert!(paths.redo.len() == usize::from(shape.threads) && paths.data.len() == usize::from(shape.data_files));
+        let mut volume = Volume { disk: disk.clone(), shape, redo: Vec::new(), data: Vec::new() };
         for (kind, number, path) in paths.all() {
             shape.validate().map_err(|fault| StorageError::Fault { file: path.clone(), offset: 0, fault: fault.into() })?;
             let file = disk.open(path, Access::Create(ThreadId(1), shape.file_bytes(kind)))?;
             let superblock = Superblock { shape, kind, number };
+            if disk.is_device(file)
+                && let Ok(found) = read_copy(&disk, file, 0).await?
+            {
+                let fault = StorageFault::Occupied { cluster: found.shape.cluster };
+                return Err(StorageError::Fault { file: path.clone(), offset: 0, fault });
+            }
+            if kind == FileKind::Redo {
+                write_zeroes(&disk, file, shape.file_bytes(kind)).await?;
+            }
             for at in COPIES {
                 let buffer = Buffer::copy_of(&superblock.encode(at));
                 disk.write(file, at, buffer, Durability::Durable).await.1?;
             }
+            volume.add(kind, file, shape.file_bytes(kind));
         }
-        Ok(())
+        Ok(volume)
+    }
+
+    fn add(&mut self, kind: FileKind, file: FileId, length: u64) {
+        match kind {
+            FileKind::Redo => self.redo.push(file),
+            FileKind::Data => self.data.push(DataFile { file, pages: AtomicU64::new((length - PAGES_AT) / PAGE_SIZE as u64) }),
+        }
     }
 
     /// Opens all storage files and checks them against each other and the configuration. `access` is [`Access::Read`] for tools,
@@ -89,14 +107,14 @@ impl Volume {
     /// [`StorageError`] for the first file that isn't what it must be. Nothing has been written.
     pub async fn open(disk: Arc<dyn Disk>, paths: &StoragePaths, access: Access) -> Result<Volume, StorageError> {
         paths.limited()?;
-        let mut shape: Option<Shape> = None;
-        let mut redo = Vec::new();
-        let mut data = Vec::new();
+        let mut volume: Option<Volume> = None;
         for (kind, number, path) in paths.all() {
             let file = disk.open(path, access)?;
             let found = read_superblock(&disk, file).await?;
             let fault = |offset, fault| Err(StorageError::Fault { file: path.clone(), offset, fault });
-            let expected = *shape.get_or_insert(found.shape);
+            let empty = || Volume { disk: disk.clone(), shape: found.shape, redo: Vec::new(), data: Vec::new() };
+            let volume = volume.get_or_insert_with(empty);
+            let expected = volume.shape;
             if found.shape.cluster != expected.cluster {
                 return fault(0, StorageFault::Cluster { expected: expected.cluster, found: found.shape.cluster });
             }
@@ -110,27 +128,26 @@ impl Volume {
                 return fault(0, StorageFault::Field { field, expected, found });
             }
             let length = disk.length(file)?;
-            if let Err(bad) = check_length(&expected, kind, length) {
+            if let Err(bad) = check_length(&expected, kind, length, disk.is_device(file)) {
                 return fault(length, bad);
             }
-            match kind {
-                FileKind::Redo => redo.push(file),
-                FileKind::Data => data.push(DataFile { file, pages: AtomicU64::new((length - PAGES_AT) / PAGE_SIZE as u64) }),
-            }
+            volume.add(kind, file, length);
         }
-        let Some(shape) = shape else {
+        let Some(volume) = volume else {
             let fault = StorageFault::Count { kind: FileKind::Data, expected: 1, found: 0 };
             return Err(StorageError::Fault { file: PathBuf::new(), offset: 0, fault });
         };
-        for (kind, expected, found) in
-            [(FileKind::Redo, shape.threads.into(), redo.len()), (FileKind::Data, shape.data_files.into(), data.len())]
-        {
+        let counts = [
+            (FileKind::Redo, volume.shape.threads.into(), volume.redo.len()),
+            (FileKind::Data, volume.shape.data_files.into(), volume.data.len()),
+        ];
+        for (kind, expected, found) in counts {
             if expected != found {
                 let file = paths.data.first().cloned().unwrap_or_default();
                 return Err(StorageError::Fault { file, offset: 0, fault: StorageFault::Count { kind, expected, found } });
             }
         }
-        Ok(Volume { disk, shape, redo, data })
+        Ok(volume)
     }
 
     /// The cluster's shape.
@@ -234,14 +251,30 @@ impl Volume {
     }
 }
 
+/// Writes zeroes over a new redo file. Allocated space that was never written costs a change of metadata at its first write, which
+/// would be a commit's.
+async fn write_zeroes(disk: &Arc<dyn Disk>, file: FileId, length: u64) -> Result<(), DiskError> {
+    let mut buffer = Buffer::zeroed(LOG_WRITE_MAX);
+    let mut at = 0;
+    while at < length {
+        buffer.set_len((length - at).min(LOG_WRITE_MAX as u64) as usize);
+        let (back, outcome) = disk.write(file, at, buffer, Durability::Buffered).await;
+        outcome?;
+        at += back.len() as u64;
+        buffer = back;
+    }
+    disk.sync(file).await
+}
+
 /// Whether a file of `kind` may have this length.
 ///
 /// # Errors
 /// [`StorageFault::Length`].
-pub(super) fn check_length(shape: &Shape, kind: FileKind, found: u64) -> Result<(), StorageFault> {
+pub(super) fn check_length(shape: &Shape, kind: FileKind, found: u64, device: bool) -> Result<(), StorageFault> {
     let expected = shape.file_bytes(kind);
-    let at_least = kind == FileKind::Data && shape.grow;
-    let fits = if at_least { found >= expected && (found - expected).is_multiple_of(PAGE_SIZE as u64) } else { found == expected };
+    let at_least = device || kind == FileKind::Data && shape.grow;
+    let whole = device || found.saturating_sub(expected).is_multiple_of(PAGE_SIZE as u64);
+    let fits = if at_least { found >= expected && whole } else { found == expected };
     if fits { Ok(()) } else { Err(StorageFault::Length { expected, found, at_least }) }
 }
 

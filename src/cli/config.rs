@@ -1,0 +1,97 @@
+//! The configuration file of one instance, in TOML.
+//!
+//! ```toml
+//! instance = 1                       # which redo thread is ours, from 1
+//! [storage]
+//! redo = ["redo.1"]                  # redo file of instance 1, 2, ...; relative to this file
+//! data = ["data.0"]                  # data file 0, 1, ...
+//! [options]                          # see base::options; all may be left out
+//! cache_bytes = 67108864
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::ThreadId;
+use crate::base::options::{OptionError, Options};
+use crate::page::volume::StoragePaths;
+
+/// One instance's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Which redo thread is ours, from 1.
+    pub instance: u16,
+    /// Where the storage files are.
+    pub storage: StoragePaths,
+    /// How the instance behaves.
+    #[serde(default)]
+    pub options: Options,
+}
+
+/// Why a configuration file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It can't be read.
+    #[error("can't read {}: {error}", file.display())]
+    Read {
+        /// The configuration file.
+        file: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// It isn't a configuration; the message has the line.
+    #[error("{}: {error}", file.display())]
+    Syntax {
+        /// The configuration file.
+        file: PathBuf,
+        /// Where and what.
+        error: toml::de::Error,
+    },
+    /// A value is out of range.
+    #[error("{}: {error}", file.display())]
+    Option {
+        /// The configuration file.
+        file: PathBuf,
+        /// Which and why.
+        error: OptionError,
+    },
+    /// The instance isn't one of those with a redo file.
+    #[error("{}: instance is {instance}, but storage.redo lists {listed} files: it must be 1 to {listed}", file.display())]
+    Instance {
+        /// The configuration file.
+        file: PathBuf,
+        /// Configured.
+        instance: u16,
+        /// Redo files.
+        listed: usize,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file; relative storage paths are taken from its folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        let name = || file.to_path_buf();
+        let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Read { file: name(), error })?;
+        let mut config: Config = toml::from_str(&text).map_err(|error| ConfigError::Syntax { file: name(), error })?;
+        config.options.validate().map_err(|error| ConfigError::Option { file: name(), error })?;
+        let listed = config.storage.redo.len();
+        if config.instance == 0 || usize::from(config.instance) > listed {
+            return Err(ConfigError::Instance { file: name(), instance: config.instance, listed });
+        }
+        let folder = file.parent().unwrap_or(Path::new(""));
+        for path in config.storage.redo.iter_mut().chain(&mut config.storage.data) {
+            *path = folder.join(&*path);
+        }
+        Ok(config)
+    }
+
+    /// The redo thread that is ours.
+    pub fn thread(&self) -> ThreadId {
+        ThreadId(self.instance)
+    }
+}

@@ -1,0 +1,94 @@
+//! L11: commands, one file each. `clusterctl` and `regroupd` are thin mains over this.
+//!
+//! Exit codes: 0 done, 1 it ran and found something wrong, 2 it could not run (bad arguments, storage that can't be opened).
+
+pub mod config;
+pub mod demo;
+pub mod serve;
+pub mod superblock;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A command's failure, as told to the caller.
+pub type CommandError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Administers a Regroup cluster.
+#[derive(Parser)]
+#[command(name = "clusterctl", version, about, long_about = None, arg_required_else_help = true)]
+struct Clusterctl {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Crash demonstration: a process under load is killed with kill -9 again and again, recovered, and every acknowledged write checked
+    /// by a separate process from a journal kept outside.
+    Demo(demo::Args),
+    /// Shows a storage file's superblock copies; with --restore, rewrites a damaged one from the other.
+    Superblock(superblock::Args),
+    /// Runs one instance, as `regroupd` does.
+    Run(serve::Args),
+    #[command(hide = true)]
+    DemoLoad(demo::load::Args),
+    #[command(hide = true)]
+    DemoCheck(demo::check::Args),
+}
+
+/// The main of `clusterctl`.
+pub fn clusterctl() -> ExitCode {
+    let command = Clusterctl::parse().command;
+    start_logging();
+    finish(match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Superblock(args) => superblock::run(&args),
+        Command::Run(args) => serve::run(args),
+        Command::DemoLoad(args) => demo::load::run(args),
+        Command::DemoCheck(args) => demo::check::run(args),
+    })
+}
+
+/// Runs one instance of a Regroup cluster: opens its storage, recovers it if need be, holds it until told to stop.
+#[derive(Parser)]
+#[command(name = "regroupd", version, about, long_about = None)]
+struct Regroupd {
+    #[command(flatten)]
+    args: serve::Args,
+}
+
+/// The main of `regroupd`.
+pub fn regroupd() -> ExitCode {
+    let args = Regroupd::parse().args;
+    start_logging();
+    finish(serve::run(args))
+}
+
+/// Logs go to standard error; `RUST_LOG` sets the level (default `info`).
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn finish(outcome: Result<bool, CommandError>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs `main` on a new runtime with the disk that `kind` names.
+fn on_runtime<T>(
+    kind: crate::base::options::DiskKind,
+    main: impl AsyncFnOnce(crate::base::Seams, std::sync::Arc<dyn crate::disk::Disk>) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let seams = crate::base::threads::ThreadsRuntime::start(runtime.handle().clone(), 0)?;
+    let disk = crate::disk::open_disk(kind)?;
+    runtime.block_on(main(seams, disk))
+}

@@ -1,0 +1,88 @@
+//! A storage core with its trees: what a process opens and serves from.
+//!
+//! [`Store::create`] makes the files and the first pages, [`Store::open`] recovers what needs it. [`Store::commit`] applies a change group
+//! and acknowledges it as the log's mode says; reading sees it at once, as one instance has one cache.
+
+use std::sync::Arc;
+
+use super::storage::{self, OpenError, Opening, OpeningVolume, Storage};
+use crate::base::options::Options;
+use crate::base::{Seams, ThreadId};
+use crate::cache::Committed;
+use crate::disk::Disk;
+use crate::page::superblock::Shape;
+use crate::page::volume::StoragePaths;
+use crate::table::{TableError, Trees, Write};
+
+/// Why a store can't be opened or closed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The storage core.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The trees.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+/// An open store.
+pub struct Store {
+    storage: Storage,
+    trees: Trees,
+}
+
+impl Store {
+    /// Makes the storage files of a new cluster and its first pages, and closes them.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the files made so far are left for the caller to remove.
+    pub async fn create(seams: Seams, disk: Arc<dyn Disk>, paths: &StoragePaths, shape: Shape) -> Result<(), StoreError> {
+        let volume = storage::create(disk, paths, shape).await?;
+        let options = Options { cache_bytes: 2 << 20, ..Options::default() };
+        let (on_progress, on_checkpoint) = (None, None);
+        let opening = OpeningVolume { seams, volume, thread: ThreadId(1), options, on_progress, on_checkpoint };
+        let storage = Storage::open_volume(opening).await?;
+        Trees::bootstrap(storage.cache().clone(), ThreadId(1)).await?;
+        storage.close().await?;
+        Ok(())
+    }
+
+    /// Opens the store, recovering it first if it wasn't closed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open(opening: Opening) -> Result<Store, StoreError> {
+        let thread = opening.thread;
+        let storage = Storage::open(opening).await?;
+        let trees = Trees::open(storage.cache().clone(), thread).await?;
+        Ok(Store { storage, trees })
+    }
+
+    /// The storage core.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// The trees.
+    pub fn trees(&self) -> &Trees {
+        &self.trees
+    }
+
+    /// Applies `writes` as one change group and waits until it can be acknowledged.
+    ///
+    /// # Errors
+    /// [`TableError`]: nothing changed, unless the log has failed: then whether it did shows after recovery.
+    pub async fn commit(&self, writes: &[Write<'_>]) -> Result<Committed, TableError> {
+        let done = self.trees.apply(writes).await?;
+        self.storage.committed(done.end).await?;
+        Ok(done)
+    }
+
+    /// Closes the store: nothing to recover.
+    ///
+    /// # Errors
+    /// The log or the disk failed: the next open recovers.
+    pub async fn close(self) -> Result<(), StoreError> {
+        Ok(self.storage.close().await?)
+    }
+}

@@ -1,0 +1,4 @@
+//! Trees under the simulator, against a sorted map.
+
+mod harness;
+mod model;
