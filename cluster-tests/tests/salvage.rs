@@ -81,7 +81,7 @@ fn crashed(groups: u64, checkpoint_at: Option<u64>) -> (MemoryMedia, History) {
     sim.run(async {
         let cluster = ClusterId(*b"salvage test 001");
         let shape = Shape { cluster, threads: 1, data_files: 1, ring_bytes: 8 << 20, data_bytes: 8 << 20, grow: false, created_ms: 1 };
-        create(disk(&media, sim.runtime()), &paths(), shape).await.unwrap();
+        drop(create(disk(&media, sim.runtime()), &paths(), shape).await.unwrap());
     });
     media.crash(1);
     sim.run(async {
