@@ -4,11 +4,14 @@
 //! the test process). Each target looks at the bytes as they are and again with their checksum repaired, since mutations would hardly
 //! ever get past it. A target panics when something doesn't hold.
 
+use std::path::Path;
+
 use regroup::base::checksum;
 use regroup::base::limits::{LOG_BLOCK, PAGE_SIZE};
 use regroup::base::options::Options;
 use regroup::base::{Lsn, PageId, Scn, TreeId};
 use regroup::cache::double_write;
+use regroup::cli::config::Config;
 use regroup::page::header::{self, HEADER, Kind};
 use regroup::page::superblock::{COPIES, SUPERBLOCK, Superblock};
 use regroup::page::verify::{verify, verify_stamped};
@@ -49,6 +52,7 @@ pub fn corpus(name: &str) -> Vec<Vec<u8>> {
         "control" => vec![samples::control().encode(samples::CLUSTER.tag(), 0).to_vec()],
         "double_write" => vec![samples::double_write()],
         _ => vec![
+            b"instance = 2\n[storage]\nredo = [\"/a\", \"b\"]\ndata = [\"/c\"]\n[options]\nlog_mode = \"none\"\n".to_vec(),
             b"redo = [\"/a\", \"/b\"]\ndata = [\"/c\"]\n".to_vec(),
             b"cache_bytes = 67108864\nlog_mode = \"batch\"\npage_io_depth = 64\ndouble_write = \"on\"\ndisk = \"threads\"\n".to_vec(),
         ],
@@ -196,13 +200,15 @@ pub fn double_write(data: &[u8]) {
     }
 }
 
-/// A configuration: storage paths and options.
+/// A configuration file, and its parts by themselves.
 pub fn configuration(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    if let Ok(paths) = toml::from_str::<StoragePaths>(&text) {
-        let again = toml::to_string(&paths).expect("what was read can be written");
-        assert_eq!(toml::from_str::<StoragePaths>(&again).expect("what was written can be read"), paths);
+    if let Ok(config) = Config::parse(&text, Path::new("/etc/regroup/config.toml")) {
+        assert!((1..=config.storage.redo.len()).contains(&usize::from(config.instance)));
+        let again = toml::to_string(&config).expect("what was read can be written");
+        assert_eq!(Config::parse(&again, Path::new("/")).expect("what was written can be read"), config);
     }
+    let _ = toml::from_str::<StoragePaths>(&text);
     if let Ok(options) = toml::from_str::<Options>(&text)
         && options.validate().is_ok()
     {
