@@ -3,3 +3,5 @@
 pub mod disk_suite;
 pub mod fuse_disk;
 mod fuse_gate;
+pub mod fuzz;
+pub mod samples;
