@@ -104,7 +104,7 @@ pub async fn large_transfers(make: Maker, directory: &Path) {
     disk.register(&pool);
     let mut buffer = pool.take().unwrap();
     buffer.chunks_exact_mut(BLOCK).enumerate().for_each(|(number, part)| part.copy_from_slice(&block(3, number as u64)));
-    buffer.truncate(LENGTH - BLOCK);
+    buffer.set_len(LENGTH - BLOCK);
     write(&*disk, file, LENGTH as u64, buffer, Durability::Durable).await;
     let back = read(&*disk, file, LENGTH as u64, LENGTH).await;
     for (number, part) in back.chunks_exact(BLOCK).enumerate() {
