@@ -3,3 +3,7 @@
 pub mod disk_suite;
 pub mod fuse_disk;
 mod fuse_gate;
+pub mod model;
+pub mod seeds;
+pub mod workload;
+pub mod world;
