@@ -5,3 +5,7 @@ pub mod fuse_disk;
 mod fuse_gate;
 pub mod fuzz;
 pub mod samples;
+pub mod model;
+pub mod seeds;
+pub mod workload;
+pub mod world;

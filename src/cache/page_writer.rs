@@ -24,7 +24,7 @@ use crate::page::header;
 use crate::redo::LogError;
 use crate::redo::record::encode_written;
 
-/// Most neighbouring pages written with one I/O.
+/// Most neighbouring pages written with one I/O, when a torn one can be restored.
 const RUN_MAX: usize = 32;
 /// Idle time after which a completed double-write batch is voided.
 const VOID_AFTER: Duration = Duration::from_millis(100);
@@ -190,10 +190,12 @@ impl PageWriter {
 
     /// Writes the images to their homes and makes them durable. Returns the pages for which that failed or is in doubt.
     async fn write_homes(&self, copies: &[Copy], area: &Buffer) -> BTreeMap<PageId, DiskError> {
+        // What isn't protected by the double-write area relies on the device's atomic writes, and these end at a page.
+        let most = if self.shared.double_write { RUN_MAX } else { 1 };
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for index in 0..copies.len() {
             match runs.last_mut() {
-                Some((start, count)) if *count < RUN_MAX && copies[*start].page.0 + *count as u64 == copies[index].page.0 => {
+                Some((start, count)) if *count < most && copies[*start].page.0 + *count as u64 == copies[index].page.0 => {
                     *count += 1;
                 }
                 _ => runs.push((index, 1)),

@@ -401,10 +401,11 @@ impl MediaState {
         for io in ios {
             let done = random.chance(0.6);
             match self.flights.get(&io) {
-                Some(Flight::Write { bytes, .. }) => {
+                Some(Flight::Write { offset, bytes, .. }) => {
+                    let atomic = bytes.len() <= self.atomic_write && offset.is_multiple_of(bytes.len() as u64);
                     let landing = match random.below(10) {
                         _ if done => Landing::Whole,
-                        0 => Landing::Prefix(random.index(bytes.len() / SECTOR) * SECTOR),
+                        0 if !atomic => Landing::Prefix(random.index(bytes.len() / SECTOR) * SECTOR),
                         _ => Landing::Lost,
                     };
                     self.write_completed(io, landing);

@@ -1,0 +1,209 @@
+//! Recorded runs, crashed at every durable write and every sync; recoveries crashed in turn, three deep (issue 2, item 13; rule 17).
+//!
+//! One run is recorded; for each of its points the media as a crash there leaves them are recovered in a new simulation. What is there
+//! must be what a prefix of the groups gives that has every group acknowledged before the point. The same image recovered again, with
+//! other timing, and images of crashed recoveries must give the same pages, byte for byte.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster_tests::model::{Model, apply};
+use cluster_tests::seeds::Test;
+use cluster_tests::test_named;
+use cluster_tests::workload::{Load, Subject, changes};
+use cluster_tests::world::{self, close, contents, open, pages, shape, small};
+use parking_lot::Mutex;
+use regroup::base::Random;
+use regroup::base::options::{LogMode, Options};
+use regroup::base::sim::Sim;
+use regroup::disk::memory::{Journal, MemoryMedia};
+
+/// A run, and what its groups were.
+struct Recording {
+    journal: Journal,
+    model: Model,
+    options: Options,
+}
+
+fn options(random: &mut Random, mode: LogMode) -> Options {
+    Options {
+        log_mode: mode,
+        log_batch_interval_ms: 20,
+        checkpoint_interval_ms: 40,
+        page_io_depth: *random.pick(&[2, 64]),
+        recovery_workers: *random.pick(&[1, 4]),
+        ..small()
+    }
+}
+
+/// A store of more pages than the cache has frames, closed.
+fn filled(seed: u64, load: &Load) -> (MemoryMedia, Model) {
+    let media = world::create(seed, shape(64, true));
+    let sim = Sim::new(seed);
+    let model = Arc::new(Mutex::new(Model::default()));
+    sim.run(async {
+        let store = open(&sim.runtime(), &media, &Options { log_mode: LogMode::None, ..small() }).await.expect("the store can be opened");
+        let subject = Subject { seams: sim.runtime(), store, model: model.clone(), media: media.clone() };
+        let mut random = Random::new(seed);
+        for step in 0..load.keys / 8 {
+            subject.commit(changes(&mut random, &Load { deletions: 0.0, ..*load }, step)).await.expect("a commit succeeds");
+        }
+        let Subject { store, .. } = subject;
+        close(store).await.expect("the store can be closed");
+    });
+    let mut model = Arc::into_inner(model).expect("the run is over").into_inner();
+    let all = model.groups.len();
+    model.settle(all);
+    (media, model)
+}
+
+fn record(seed: u64, mode: LogMode) -> Recording {
+    let mut random = Random::new(seed);
+    let load = Load {
+        clients: 3,
+        groups: 10,
+        keys: 1500,
+        group_keys: 12,
+        value_bytes: 1500,
+        deletions: 0.2,
+        pause_us: *random.pick(&[0, 3000, 12_000]),
+        checkpoints: 0.1,
+        reads: 0.1,
+    };
+    let (media, model) = filled(seed, &load);
+    let options = options(&mut random, mode);
+    let model = Arc::new(Mutex::new(model));
+    media.record();
+    let sim = Sim::new(seed ^ 1);
+    sim.run(async {
+        let store = open(&sim.runtime(), &media, &options).await.expect("the store can be opened");
+        let subject = Subject { seams: sim.runtime(), store, model: model.clone(), media: media.clone() };
+        subject.run(load, seed).await.into_iter().for_each(|outcome| outcome.expect("a commit succeeds"));
+        sim.runtime().sleep(Duration::from_millis(random.below(200))).await;
+        let Subject { store, .. } = subject;
+        close(store).await.expect("the store can be closed");
+    });
+    drop(sim);
+    let journal = media.journal().expect("it was recorded");
+    let model = Arc::into_inner(model).expect("the run is over").into_inner();
+    Recording { journal, model, options }
+}
+
+/// What a recovery made of an image.
+struct Recovered {
+    /// It holds what so many groups give.
+    groups: usize,
+    pages: BTreeMap<u64, Vec<u8>>,
+    journal: Journal,
+}
+
+/// Recovers `image` (a copy of it) and checks what is there.
+fn recover(image: &MemoryMedia, seed: u64, options: &Options, model: &Model, least: usize, what: &str) -> Recovered {
+    let media = image.clone_image();
+    media.record();
+    let sim = Sim::new(seed);
+    let (groups, pages) = sim.run(async {
+        let store = open(&sim.runtime(), &media, options).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(store.storage().cache().quarantined(), [], "{what}");
+        let found = contents(&store).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let groups = model.matches(least, &found).unwrap_or_else(|why| panic!("{what}: {why}"));
+        let pages = pages(&store).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        (groups, pages)
+    });
+    drop(sim);
+    let journal = media.journal().expect("it was recorded");
+    Recovered { groups, pages, journal }
+}
+
+fn same_pages(one: &Recovered, other: &Recovered, what: &str) {
+    assert_eq!(one.groups, other.groups, "{what}: another prefix of the groups is there");
+    let differing: Vec<&u64> = one.pages.keys().chain(other.pages.keys()).filter(|page| one.pages.get(page) != other.pages.get(page)).collect();
+    if let Some(page) = differing.first() {
+        let at = match (one.pages.get(page), other.pages.get(page)) {
+            (Some(one), Some(other)) => one.iter().zip(other).position(|(one, other)| one != other).map(|at| at + 4),
+            _ => None,
+        };
+        panic!("{what}: {} pages differ, the first is {page}, from byte {at:?} on", differing.len());
+    }
+}
+
+/// Crashes at a few points of a recovery, and of the recovery from that, and so on.
+fn nest(random: &mut Random, before: &Recovered, options: &Options, model: &Model, least: usize, what: &str, depth: u32) -> u64 {
+    if depth == 0 {
+        return 0;
+    }
+    let points = before.journal.crash_points();
+    if points.is_empty() {
+        return 0;
+    }
+    let mut count = 0;
+    for _ in 0..if depth == 3 { 2 } else { 1 } {
+        let (point, subset) = (*random.pick(&points), random.below(1000));
+        let what = format!("{what}, its recovery crashed at {point} of {} (subset {subset})", before.journal.events().len());
+        let again = recover(&before.journal.image_at(point, subset), random.bits(), options, model, least, &what);
+        same_pages(before, &again, &what);
+        count += 1 + nest(random, &again, options, model, least, &what, depth - 1);
+    }
+    count
+}
+
+/// Crashes a recorded run everywhere. Returns how many images were recovered.
+fn everywhere(seed: u64, mode: LogMode, subsets: u64) -> u64 {
+    let recording = record(seed, mode);
+    let mut random = Random::new(seed);
+    let points = recording.journal.crash_points();
+    let mut recoveries = 0;
+    for point in &points {
+        let least = recording.journal.marks_before(*point).into_iter().max().unwrap_or(0) as usize;
+        for _ in 0..subsets {
+            let subset = random.below(1000);
+            let what = format!("seed {seed}, {mode:?}, crashed at {point} of {} (subset {subset})", recording.journal.events().len());
+            let image = recording.journal.image_at(*point, subset);
+            let options = Options { recovery_workers: *random.pick(&[1, 3, 8]), page_io_depth: *random.pick(&[1, 16]), ..recording.options.clone() };
+            let first = recover(&image, random.bits(), &options, &recording.model, least, &what);
+            recoveries += 1;
+            if random.chance(0.1) {
+                let again = recover(&image, random.bits(), &recording.options, &recording.model, least, &what);
+                same_pages(&first, &again, &format!("{what}, recovered a second time"));
+                recoveries += 1;
+            }
+            if random.chance(0.1) {
+                recoveries += nest(&mut random, &first, &options, &recording.model, least, &what, 3);
+            }
+        }
+    }
+    println!("seed {seed}, {mode:?}: {} groups, {} points, {recoveries} recoveries", recording.model.groups.len(), points.len());
+    recoveries
+}
+
+fn suite(test: Test, mode: LogMode) {
+    test.seeds(1, |seed| assert!(everywhere(seed, mode, 1) > 100));
+}
+
+#[test]
+fn commit_mode_survives_a_crash_at_every_point() {
+    suite(test_named!("commit_mode_survives_a_crash_at_every_point"), LogMode::Commit);
+}
+
+#[test]
+fn batch_mode_survives_a_crash_at_every_point() {
+    suite(test_named!("batch_mode_survives_a_crash_at_every_point"), LogMode::Batch);
+}
+
+#[test]
+fn mode_none_survives_a_crash_at_every_point() {
+    suite(test_named!("mode_none_survives_a_crash_at_every_point"), LogMode::None);
+}
+
+#[test]
+fn every_prefix_of_the_recording_is_another_store() {
+    // Otherwise "some prefix" would prove nothing.
+    let recording = record(3, LogMode::Commit);
+    let mut contents = recording.model.base.clone();
+    for group in &recording.model.groups {
+        let before = contents.clone();
+        apply(&mut contents, &group.changes);
+        assert!(contents != before || group.changes.iter().all(|(_, _, value)| value.is_none()));
+    }
+}
