@@ -37,7 +37,8 @@ async fn create(directory: &Path, frames: usize, kind: DiskKind) -> Store {
     let seams = ThreadsRuntime::start(tokio::runtime::Handle::current(), 2).unwrap();
     let paths = StoragePaths { redo: vec![directory.join("redo1")], data: vec![directory.join("data0"), directory.join("data1")] };
     let ring_bytes = 64 << 20;
-    let shape = Shape { cluster: ClusterId([7; 16]), threads: 1, data_files: 2, ring_bytes, data_bytes: 1 << 20, grow: true, created_ms: 0 };
+    let shape =
+        Shape { cluster: ClusterId([7; 16]), threads: 1, data_files: 2, ring_bytes, data_bytes: 1 << 20, grow: true, created_ms: 0 };
     Volume::create(open_disk(kind).unwrap(), &paths, shape).await.unwrap();
     let disk = open_disk(kind).unwrap();
     let volume = Arc::new(Volume::open(disk.clone(), &paths, Access::Write(THREAD)).await.unwrap());

@@ -97,12 +97,8 @@ impl Cache {
     /// when a page is needed.
     pub async fn read_ahead(&self, pages: &[PageId]) {
         let most = self.frames() / 16;
-        let mut absent: Vec<(PageId, Load)> = pages
-            .iter()
-            .filter(|page| self.shared.table.get(**page).is_none())
-            .take(most)
-            .map(|page| (*page, Load::Contents))
-            .collect();
+        let mut absent: Vec<(PageId, Load)> =
+            pages.iter().filter(|page| self.shared.table.get(**page).is_none()).take(most).map(|page| (*page, Load::Contents)).collect();
         absent.sort_unstable();
         drop(self.load_many(&absent).await);
     }

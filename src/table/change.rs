@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{SPLIT_BYTES, Shared};
 use super::descend::{Toward, descend, root};
 use super::error::{TableError, raced};
 use super::node::{self, Pages};
+use super::{SPLIT_BYTES, Shared};
 use crate::base::limits::{GROUP_BYTES_MAX, GROUP_PAGES_MAX};
 use crate::base::{PageId, TreeId};
 use crate::cache::{Committed, Group, Halt, PageRead, Wait};
