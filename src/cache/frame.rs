@@ -98,6 +98,18 @@ impl CacheShared {
     /// The page latched for reading; blocks while it is latched exclusively.
     #[inline]
     pub(crate) fn read(&self, page: PageId) -> Result<PageRead<'_>, Halt> {
+        let hinted = &self.frames[self.table.hint(page) as usize];
+        // Only tried: the frame may hold another page, for which the caller must not wait here, or which it holds already.
+        if let Some(guard) = hinted.body.try_read()
+            && guard.id == page
+            && !guard.fresh
+            && guard.mode >= Mode::Shared
+        {
+            if !hinted.referenced.load(Ordering::Relaxed) {
+                hinted.referenced.store(true, Ordering::Relaxed);
+            }
+            return Ok(PageRead { guard });
+        }
         self.read_by(page, |frame| Some(frame.body.read()))
     }
 
@@ -124,6 +136,7 @@ impl CacheShared {
             if !frame.referenced.load(Ordering::Relaxed) {
                 frame.referenced.store(true, Ordering::Relaxed);
             }
+            self.table.learn(page, number);
             return Ok(PageRead { guard });
         }
     }
