@@ -25,7 +25,7 @@ async fn store_with_rows(world: &World, folder: &Path, options: Options) -> Arc<
 }
 
 /// Median seconds of a 4 KiB durable write and of a commit, in turn.
-pub fn one_client(rig: &Rig) -> Numbers {
+pub(crate) fn one_client(rig: &Rig) -> Numbers {
     let world = World::new();
     let folder = rig.folder("commit-1");
     world.runtime.block_on(async {
@@ -83,7 +83,7 @@ async fn rate(world: &World, store: &Arc<Store>, tasks: u64, time: Duration) -> 
 }
 
 /// Group commit: 64 tasks against one, and against not waiting for durability at all.
-pub fn sixty_four(rig: &Rig) -> Numbers {
+pub(crate) fn sixty_four(rig: &Rig) -> Numbers {
     let world = World::new();
     let time = Duration::from_secs_f64(2.0 * rig.scale);
     let mut rates = Vec::new();
@@ -106,7 +106,7 @@ pub fn sixty_four(rig: &Rig) -> Numbers {
 }
 
 /// 64 tasks with a checkpoint every second against none, in turn.
-pub fn checkpoint(rig: &Rig) -> Numbers {
+pub(crate) fn checkpoint(rig: &Rig) -> Numbers {
     let world = World::new();
     let time = Duration::from_secs_f64(5.0 * rig.scale);
     let mut rates = Vec::new();

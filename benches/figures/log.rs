@@ -74,7 +74,7 @@ async fn read_log(folder: &Path) -> (f64, Lsn, u64, Vec<PageId>) {
 }
 
 /// The scan of a log against reading the same bytes.
-pub fn scan(rig: &Rig) -> Numbers {
+pub(crate) fn scan(rig: &Rig) -> Numbers {
     let log_bytes = rig.scaled(512 << 20);
     let folder = crashed(rig, "scan", 100_000, 200, log_bytes, 256 << 20);
     let world = World::new();
@@ -91,7 +91,7 @@ pub fn scan(rig: &Rig) -> Numbers {
 }
 
 /// Redo of many small changes to pages that are all in memory.
-pub fn apply(rig: &Rig) -> Numbers {
+pub(crate) fn apply(rig: &Rig) -> Numbers {
     let folder = crashed(rig, "apply", 20_000, 16, rig.scaled(256 << 20), 64 << 20);
     let world = World::new();
     world.runtime.block_on(async {
@@ -110,14 +110,14 @@ pub fn apply(rig: &Rig) -> Numbers {
 }
 
 /// Recovery from disk against its own floor.
-pub fn recovery(rig: &Rig) -> Numbers {
+pub(crate) fn recovery(rig: &Rig) -> Numbers {
     let log_bytes = rig.scaled(512 << 20);
     let folder = crashed(rig, "recovery", 2_500_000 * log_bytes / (1 << 30), 100, log_bytes, 1 << 30);
     let world = World::new();
     world.runtime.block_on(async {
         let (_, end, _, pages) = read_log(&folder).await;
         let start = source(&folder).await.start;
-        let length = end.0 - start.0;
+        let length = (end.0 - start.0).next_multiple_of(4096);
         let (redo, redo_file) = open_file(&folder.join("redo.1"));
         let sequential = read_sequentially(&redo, redo_file, RING_AT, length).await;
         let (data, data_file) = open_file(&folder.join("data.0"));

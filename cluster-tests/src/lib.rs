@@ -3,7 +3,9 @@
 pub mod disk_suite;
 pub mod fuse_disk;
 mod fuse_gate;
+pub mod fuzz;
 pub mod model;
+pub mod samples;
 pub mod seeds;
 pub mod workload;
 pub mod world;

@@ -97,7 +97,8 @@ fn recover(image: &MemoryMedia, seed: u64, options: &Options, model: &Model, lea
 
 fn same_pages(one: &Recovered, other: &Recovered, what: &str) {
     assert_eq!(one.groups, other.groups, "{what}: another prefix of the groups is there");
-    let differing: Vec<&u64> = one.pages.keys().chain(other.pages.keys()).filter(|page| one.pages.get(page) != other.pages.get(page)).collect();
+    let differing: Vec<&u64> =
+        one.pages.keys().chain(other.pages.keys()).filter(|page| one.pages.get(page) != other.pages.get(page)).collect();
     if let Some(page) = differing.first() {
         let at = match (one.pages.get(page), other.pages.get(page)) {
             (Some(one), Some(other)) => one.iter().zip(other).position(|(one, other)| one != other).map(|at| at + 4),
@@ -139,7 +140,8 @@ fn everywhere(seed: u64, mode: LogMode, subsets: u64) -> u64 {
             let subset = random.below(1000);
             let what = format!("seed {seed}, {mode:?}, crashed at {point} of {} (subset {subset})", recording.journal.events().len());
             let image = recording.journal.image_at(*point, subset);
-            let options = Options { recovery_workers: *random.pick(&[1, 3, 8]), page_io_depth: *random.pick(&[1, 16]), ..recording.options.clone() };
+            let options =
+                Options { recovery_workers: *random.pick(&[1, 3, 8]), page_io_depth: *random.pick(&[1, 16]), ..recording.options.clone() };
             let first = recover(&image, random.bits(), &options, &recording.model, least, &what);
             recoveries += 1;
             if random.chance(0.1) {

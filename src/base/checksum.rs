@@ -2,7 +2,8 @@
 
 /// Checksum of `block` without its first four bytes, where the checksum is kept.
 pub fn of_block(block: &[u8]) -> u32 {
-    crc32c::crc32c(&block[4..])
+    // A CRC-32 in the low half of a u64; chosen for its speed on whole blocks (docs/PERFORMANCE.md).
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &block[4..]) as u32
 }
 
 /// Writes the checksum into the first four bytes of `block`, little-endian.
@@ -19,4 +20,15 @@ pub fn kept(block: &[u8]) -> u32 {
 /// Whether the kept checksum fits the contents.
 pub fn holds(block: &[u8]) -> bool {
     kept(block) == of_block(block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_the_castagnoli_polynomial() {
+        // The check value of CRC-32C (RFC 3720, appendix B.4).
+        assert_eq!(of_block(b"....123456789"), 0xe306_9283);
+    }
 }

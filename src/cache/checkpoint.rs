@@ -125,7 +125,8 @@ impl Task {
             let (cause, request) = tokio::select! {
                 biased;
                 () = stop.notified() => return self,
-                request = requests.recv() => (Cause::Request, request),
+                // When the handle is dropped nobody asks any more, but the interval and the log's fill still do.
+                Some(request) = requests.recv() => (Cause::Request, Some(request)),
                 () = self.log.under_pressure() => (Cause::LogSize, None),
                 () = &mut tick => {
                     tick = seams.sleep(self.interval);

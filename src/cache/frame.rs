@@ -7,6 +7,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -15,6 +16,10 @@ use super::wait::{Halt, Load, Wait};
 use super::{Cache, CacheShared};
 use crate::base::{Lsn, PageId};
 use crate::disk::Buffer;
+
+/// Longest wait for a frame's latch before its page is looked up again. A frame may be given to another page between look-up and latch;
+/// waiting for that page's latch without end could close a circle that the order of pages rules out.
+const LATCH_PATIENCE: Duration = Duration::from_millis(1);
 
 /// What the latch guards.
 pub(crate) struct Body {
@@ -95,56 +100,84 @@ impl Deref for PageRead<'_> {
 }
 
 impl CacheShared {
-    /// The page latched for reading; blocks while it is latched exclusively.
+    /// The page latched for reading; waits while it is latched exclusively.
     #[inline]
     pub(crate) fn read(&self, page: PageId) -> Result<PageRead<'_>, Halt> {
-        self.read_by(page, |frame| Some(frame.body.read()))
+        self.read_by(page, true)
     }
 
-    /// As [`CacheShared::read`] without blocking.
+    /// As [`CacheShared::read`] without waiting.
     pub(crate) fn try_read(&self, page: PageId) -> Result<PageRead<'_>, Halt> {
-        self.read_by(page, |frame| frame.body.try_read())
+        self.read_by(page, false)
     }
 
     #[inline]
-    fn read_by<'a>(&'a self, page: PageId, latch: impl Fn(&'a Frame) -> Option<RwLockReadGuard<'a, Body>>) -> Result<PageRead<'a>, Halt> {
+    fn read_by(&self, page: PageId, may_wait: bool) -> Result<PageRead<'_>, Halt> {
+        if let Some(frame) = self.frames.get(self.table.hint(page) as usize)
+            && let Some(guard) = frame.body.try_read()
+            && guard.id == page
+        {
+            return readable(frame, guard, page);
+        }
+        self.read_by_table(page, may_wait)
+    }
+
+    fn read_by_table(&self, page: PageId, may_wait: bool) -> Result<PageRead<'_>, Halt> {
         loop {
-            let Some(number) = self.table.get(page) else {
-                return Err(Halt::Wait(Wait::Page { page, mode: Mode::Shared, load: Load::Contents }));
-            };
+            let Some(number) = self.table.get(page) else { return Err(missing(page, Mode::Shared, Load::Contents)) };
             let frame = &self.frames[number as usize];
-            let Some(guard) = latch(frame) else { return Err(Halt::Wait(Wait::Latch)) };
-            if guard.id != page {
-                // Evicted in between: look it up again.
-                continue;
+            let guard = match frame.body.try_read() {
+                Some(guard) => guard,
+                None if !may_wait => return Err(Halt::Wait(Wait::Latch)),
+                None => match frame.body.try_read_for(LATCH_PATIENCE) {
+                    Some(guard) => guard,
+                    None => continue,
+                },
+            };
+            if guard.id == page {
+                return readable(frame, guard, page);
             }
-            if guard.fresh || guard.mode < Mode::Shared {
-                return Err(Halt::Wait(Wait::Page { page, mode: Mode::Shared, load: Load::Contents }));
-            }
-            if !frame.referenced.load(Ordering::Relaxed) {
-                frame.referenced.store(true, Ordering::Relaxed);
-            }
-            return Ok(PageRead { guard });
         }
     }
 
-    /// The frame of `page` latched exclusively. `may_block`: whether to wait for the latch.
-    pub(crate) fn latch(&self, page: PageId, load: Load, may_block: bool) -> Result<(u32, RwLockWriteGuard<'_, Body>), Halt> {
+    /// The frame of `page` latched exclusively. `may_wait`: whether to wait for the latch.
+    pub(crate) fn latch(&self, page: PageId, load: Load, may_wait: bool) -> Result<(u32, RwLockWriteGuard<'_, Body>), Halt> {
         loop {
-            let missing = Halt::Wait(Wait::Page { page, mode: Mode::Exclusive, load });
-            let Some(number) = self.table.get(page) else { return Err(missing) };
+            let Some(number) = self.table.get(page) else { return Err(missing(page, Mode::Exclusive, load)) };
             let frame = &self.frames[number as usize];
-            let guard = if may_block { frame.body.write() } else { frame.body.try_write().ok_or(Halt::Wait(Wait::Latch))? };
+            let guard = match frame.body.try_write() {
+                Some(guard) => guard,
+                None if !may_wait => return Err(Halt::Wait(Wait::Latch)),
+                None => match frame.body.try_write_for(LATCH_PATIENCE) {
+                    Some(guard) => guard,
+                    None => continue,
+                },
+            };
             if guard.id != page {
                 continue;
             }
             if (guard.fresh && load == Load::Contents) || guard.mode < Mode::Exclusive {
-                return Err(missing);
+                return Err(missing(page, Mode::Exclusive, load));
             }
             frame.referenced.store(true, Ordering::Relaxed);
             return Ok((number, guard));
         }
     }
+}
+
+fn missing(page: PageId, mode: Mode, load: Load) -> Halt {
+    Halt::Wait(Wait::Page { page, mode, load })
+}
+
+#[inline]
+fn readable<'a>(frame: &Frame, guard: RwLockReadGuard<'a, Body>, page: PageId) -> Result<PageRead<'a>, Halt> {
+    if guard.fresh || guard.mode < Mode::Shared {
+        return Err(missing(page, Mode::Shared, Load::Contents));
+    }
+    if !frame.referenced.load(Ordering::Relaxed) {
+        frame.referenced.store(true, Ordering::Relaxed);
+    }
+    Ok(PageRead { guard })
 }
 
 impl Cache {

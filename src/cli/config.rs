@@ -75,9 +75,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Read { file: file.to_path_buf(), error })?;
+        Config::parse(&text, file)
+    }
+
+    /// Checks `text`, the contents of `file`.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         let name = || file.to_path_buf();
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Read { file: name(), error })?;
-        let mut config: Config = toml::from_str(&text).map_err(|error| ConfigError::Syntax { file: name(), error })?;
+        let mut config: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax { file: name(), error })?;
         config.options.validate().map_err(|error| ConfigError::Option { file: name(), error })?;
         let listed = config.storage.redo.len();
         if config.instance == 0 || usize::from(config.instance) > listed {

@@ -13,10 +13,15 @@ use parking_lot::Mutex;
 /// Alignment of every buffer, in bytes: enough for any device's O_DIRECT.
 pub const ALIGN: usize = 4096;
 
+/// Length from which on an arena gets pages of its own from the kernel, huge ones where it has them: zeroed when first touched.
+const MAPPED_MIN: usize = 2 << 20;
+
 /// One aligned allocation, zeroed when made.
 pub(super) struct Arena {
     start: NonNull<u8>,
-    layout: Layout,
+    length: usize,
+    /// What to unmap, when it was mapped: start and length.
+    mapping: Option<(NonNull<u8>, usize)>,
 }
 
 // SAFETY: an arena is plain memory; who may touch which part is decided by ownership of `Buffer`s.
@@ -24,28 +29,55 @@ unsafe impl Send for Arena {}
 // SAFETY: as above; the arena itself hands out no references.
 unsafe impl Sync for Arena {}
 
-impl Arena {
-    fn new(length: usize) -> Arena {
-        let length = length.max(1).next_multiple_of(ALIGN);
-        let layout = Layout::from_size_align(length, ALIGN).expect("a buffer's size fits the address space");
-        // SAFETY: the layout has a non-zero size.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Arena { start, layout }
-    }
+fn layout(length: usize) -> Layout {
+    Layout::from_size_align(length, ALIGN).expect("a buffer's size fits the address space")
 }
 
 impl Arena {
+    fn new(length: usize) -> Arena {
+        let length = length.max(1).next_multiple_of(ALIGN);
+        if length >= MAPPED_MIN {
+            return Arena::mapped(length);
+        }
+        // SAFETY: the layout has a non-zero size.
+        let start = unsafe { alloc_zeroed(layout(length)) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout(length)) };
+        Arena { start, length, mapping: None }
+    }
+
+    fn mapped(length: usize) -> Arena {
+        // Room to begin at a huge page.
+        let whole = length + MAPPED_MIN;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new private mapping at an address of the kernel's choice touches nothing that exists.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), whole, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        let Some(base) = NonNull::new(mapped.cast::<u8>()).filter(|_| mapped != libc::MAP_FAILED) else {
+            handle_alloc_error(layout(length))
+        };
+        let skip = base.align_offset(MAPPED_MIN);
+        // SAFETY: `skip` is below MAPPED_MIN, and the mapping is longer by that.
+        let start = unsafe { base.add(skip) };
+        // SAFETY: the range lies in the mapping. The advice may be refused: then pages are small.
+        unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_HUGEPAGE) };
+        Arena { start, length, mapping: Some((base, whole)) }
+    }
+
     /// Start and length, for registration with the kernel.
     pub(super) fn extent(&self) -> (*const u8, usize) {
-        (self.start.as_ptr(), self.layout.size())
+        (self.start.as_ptr(), self.length)
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; every `Buffer` in it keeps the arena alive through an `Arc`.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        match self.mapping {
+            // SAFETY: mapped in `mapped` with this extent; every `Buffer` in it keeps the arena alive through an `Arc`.
+            Some((base, whole)) => unsafe {
+                libc::munmap(base.as_ptr().cast(), whole);
+            },
+            // SAFETY: allocated in `new` with this layout; likewise.
+            None => unsafe { dealloc(self.start.as_ptr(), layout(self.length)) },
+        }
     }
 }
 

@@ -16,7 +16,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a seam: this thread only carries out I/O, and the simulator has a disk of its own")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -40,9 +40,9 @@ const ENTRIES: u32 = 512;
 /// Slots for registered files: all data files and redo threads of a cluster. Files beyond go unregistered.
 const FILES_MAX: u32 = 2048;
 /// Slots for registered memory, of at most [`PART_MAX`] bytes each.
-const PARTS_MAX: u32 = 1024;
-/// The kernel registers at most this much memory in one slot, in bytes.
-const PART_MAX: usize = 1 << 30;
+const PARTS_MAX: u32 = 4096;
+/// Memory registered at once, in bytes: pinning it takes a few milliseconds, in which no request is served.
+const PART_MAX: usize = 16 << 20;
 /// Marks completions of the wake-up poll; requests carry their slot number.
 const WAKE_UP: u64 = u64::MAX;
 /// Pause before a submission that the kernel had no resources for is tried again.
@@ -221,21 +221,23 @@ impl Slots {
     }
 }
 
-/// Memory that the kernel has registered, by slot number.
+/// Memory that the kernel has registered or is to register when nothing else is to do.
 #[derive(Default)]
 struct Registered {
-    /// First address, address behind the last; position is the slot number.
-    parts: Vec<(usize, usize)>,
+    /// By first address: the address behind the last, and the slot number.
+    parts: BTreeMap<usize, (usize, u16)>,
     /// Keeps the memory from being freed, and its addresses from being used again, while registered.
     arenas: Vec<Arc<Arena>>,
+    /// First address and length of what is not registered yet.
+    waiting: VecDeque<(usize, usize)>,
     refused: bool,
 }
 
 impl Registered {
     fn slot_of(&self, at: *const u8, length: u32) -> Option<u16> {
         let (first, end) = (at as usize, at as usize + length as usize);
-        let slot = self.parts.iter().position(|&(part_first, part_end)| part_first <= first && end <= part_end)?;
-        u16::try_from(slot).ok()
+        let (_, &(part_end, slot)) = self.parts.range(..=first).next_back()?;
+        (end <= part_end).then_some(slot)
     }
 }
 
@@ -301,6 +303,9 @@ impl Worker {
             if closing && self.slots.in_flight() == 0 && self.backlog.is_empty() {
                 return Ok(());
             }
+            if self.slots.in_flight() == 0 && self.register_memory() {
+                continue;
+            }
             // A full house can't take more: only completions count, no wake-up is needed.
             let room = self.slots.in_flight() < DEPTH;
             let wait = !room || self.fall_asleep();
@@ -339,7 +344,7 @@ impl Worker {
             match message {
                 Message::Request(request) => self.backlog.push_back(request),
                 Message::Opened(number, file) => self.register_file(number, &file),
-                Message::Register(arena) => self.register_memory(arena),
+                Message::Register(arena) => self.note_memory(arena),
             }
         }
         closing
@@ -356,33 +361,34 @@ impl Worker {
         }
     }
 
-    fn register_memory(&mut self, arena: Arc<Arena>) {
+    /// Notes memory to be registered part by part, whenever the ring has nothing else to do.
+    fn note_memory(&mut self, arena: Arc<Arena>) {
         let (start, length) = arena.extent();
-        let parts = length.div_ceil(PART_MAX);
-        if self.memory.refused || self.memory.parts.len() + parts > PARTS_MAX as usize {
-            return;
-        }
-        let vectors: Vec<libc::iovec> = (0..parts)
-            .map(|part| libc::iovec {
-                iov_base: start.wrapping_add(part * PART_MAX).cast_mut().cast(),
-                iov_len: PART_MAX.min(length - part * PART_MAX),
-            })
-            .collect();
-        let first = self.memory.parts.len() as u32;
-        // SAFETY: the parts lie in the arena, which `memory.arenas` keeps for as long as the ring exists.
-        match unsafe { self.ring.submitter().register_buffers_update(first, &vectors, None) } {
+        let parts = (0..length.div_ceil(PART_MAX)).map(|part| (start as usize + part * PART_MAX, PART_MAX.min(length - part * PART_MAX)));
+        self.memory.waiting.extend(parts);
+        self.memory.arenas.push(arena);
+    }
+
+    /// Registers the next part of noted memory; false when there is none.
+    fn register_memory(&mut self) -> bool {
+        let Some((start, length)) = self.memory.waiting.pop_front() else { return false };
+        let slot = self.memory.parts.len();
+        let Some(number) = u16::try_from(slot).ok().filter(|_| slot < PARTS_MAX as usize && !self.memory.refused) else {
+            self.memory.waiting.clear();
+            return false;
+        };
+        let part = libc::iovec { iov_base: std::ptr::without_provenance_mut::<u8>(start).cast(), iov_len: length };
+        // SAFETY: the part lies in one of `memory.arenas`, which are kept for as long as the ring exists.
+        match unsafe { self.ring.submitter().register_buffers_update(slot as u32, &[part], None) } {
             Ok(()) => {
-                let extents = vectors.iter().map(|part| (part.iov_base as usize, part.iov_base as usize + part.iov_len));
-                self.memory.parts.extend(extents);
-                self.memory.arenas.push(arena);
+                self.memory.parts.insert(start, (start + length, number));
             }
             Err(error) => {
                 tracing::warn!(%error, bytes = length, "the kernel refuses to register I/O memory (RLIMIT_MEMLOCK?): I/O goes on without, a little slower");
                 self.memory.refused = true;
-                // Part of the table may be filled: its memory must not be reused as long as it is.
-                self.memory.arenas.push(arena);
             }
         }
+        true
     }
 
     /// Keeps the poll of the wake-up eventfd armed. It fires on each write to it; the counter is never read, so no further system call is needed.

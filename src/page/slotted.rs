@@ -433,6 +433,7 @@ fn first_shared(ranges: impl Iterator<Item = (usize, usize)>) -> Option<usize> {
 /// # Errors
 /// [`SlotError::Damaged`] with the first contradiction.
 pub fn check(page: &[u8]) -> Result<(), SlotError> {
+    let page: &[u8; PAGE_SIZE] = page.try_into().map_err(|_| SlotError::Damaged { what: "length of the page", found: page.len() })?;
     let damaged = |what, found| Err(SlotError::Damaged { what, found });
     if body(page).reserved != 0 || body(page).reserved2.get() != 0 {
         return damaged("reserved bytes set", usize::from(body(page).reserved));
@@ -458,17 +459,17 @@ pub fn check(page: &[u8]) -> Result<(), SlotError> {
         users.add(usize::from(at), usize::from(at) + usize::from(len));
         live += usize::from(len);
     }
-    for slot in 0..slots {
-        let (at, key_len) = slot_at(page, slot);
+    for slot in page[SLOTS..SLOTS + slots * SLOT].chunks_exact(SLOT) {
+        let (at, key_len) = (u16_at(slot, 0), u16_at(slot, 2));
         if at < heap || at + CELL > PAGE_SIZE {
             return damaged("cell outside the heap", at);
         }
-        let end = at + CELL + key_len + u16_at(page, at);
-        if end > PAGE_SIZE {
-            return damaged("cell ends outside the page", end);
+        let length = CELL + key_len + u16_at(page, at);
+        if at + length > PAGE_SIZE {
+            return damaged("cell ends outside the page", at + length);
         }
-        users.add(at, end);
-        live += end - at;
+        users.add(at, at + length);
+        live += length;
     }
     if !users.descending {
         let fence_at = |fence: Option<&[u8]>, at: U16| fence.map(|bytes| (usize::from(at.get()), usize::from(at.get()) + bytes.len()));

@@ -8,12 +8,14 @@
 //! ```
 //! Every step can be cut off and done again (rule 17): pages carry their version, the end is decided once, and the checkpoint moves
 //! only later, when pages are durable. A damaged page is quarantined alone; a damaged log stops recovery and nothing is written.
+//! What can't be recovered for a damaged log can be read at least: `salvage`.
 //! Not here: the other threads' logs, rollback, and who may do all this.
 
 pub mod progress;
 pub mod redo;
 pub mod report;
 pub mod restore;
+pub mod salvage;
 pub mod segment;
 
 use std::sync::Arc;

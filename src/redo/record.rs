@@ -1,12 +1,6 @@
 //! Change groups and page operations, as bytes.
 //!
-//! ```text
-//! group   = length u32 | kind u8 | 0 u8 | items u16 | scn u64 | item ...
-//! change  = page u64 | previous version u64 | length u32 | operation ...        (kind 1; the new version is the group's scn)
-//! written = page u64 | version u64                                             (kind 2)
-//! operation = code u8 | 0 u8 | length u16 | payload
-//! ```
-//! Numbers are little-endian. A group is all or nothing; a page occurs once in it (rule 8). Decoding trusts nothing: lengths are
+//! Layout in `docs/formats/log.md`. A group is all or nothing; a page occurs once in it (rule 8). Decoding trusts nothing: lengths are
 //! checked before use and a malformed record is a typed error, though blocks have been checksummed (rule 20).
 
 use crate::base::limits::{GROUP_BYTES_MAX, GROUP_PAGES_MAX, NUMBER_MAX};

@@ -19,7 +19,13 @@ impl Trees {
         if tree == DIRECTORY || tree == TreeId(0) {
             return Err(TableError::ReservedTree { tree });
         }
-        self.change(Footprint::Path, SPLIT_BYTES, |change| change.create_tree(tree)).await
+        match self.change(Footprint::Path, SPLIT_BYTES, |change| change.create_tree(tree)).await {
+            Err(TableError::BeingDropped { .. }) => {
+                self.finish_drops().await?;
+                self.change(Footprint::Path, SPLIT_BYTES, |change| change.create_tree(tree)).await
+            }
+            other => other,
+        }
     }
 
     /// The trees and their roots, in order of their numbers.
@@ -27,6 +33,12 @@ impl Trees {
     /// # Errors
     /// [`TableError::Damaged`], the cache's.
     pub async fn trees(&self) -> Result<Vec<(TreeId, PageId)>, TableError> {
+        let entries = self.directory().await?;
+        Ok(entries.into_iter().filter(|entry| !entry.condemned).map(|entry| (entry.tree, entry.root)).collect())
+    }
+
+    /// All entries of the directory.
+    pub(super) async fn directory(&self) -> Result<Vec<Entry>, TableError> {
         let shared = &*self.shared;
         let mut found = Vec::new();
         let mut from = Some(Vec::new());
@@ -45,13 +57,29 @@ impl Trees {
     }
 }
 
-/// The tree in `slot` of the directory's leaf `page`.
-pub(super) fn entry(leaf: &[u8], page: PageId, slot: usize) -> Result<(TreeId, PageId), TableError> {
+/// An entry of the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Entry {
+    pub(super) tree: TreeId,
+    pub(super) root: PageId,
+    /// The tree was dropped; these pages are still to be freed.
+    pub(super) condemned: bool,
+}
+
+/// The key of a dropped tree whose pages aren't all free yet: behind all others, as no tree has the directory's number.
+pub(super) fn condemned_key(tree: TreeId) -> [u8; 8] {
+    (u64::from(DIRECTORY.0) << 32 | u64::from(tree.0)).to_be_bytes()
+}
+
+fn entry(leaf: &[u8], page: PageId, slot: usize) -> Result<Entry, TableError> {
     let (key, value) = (slotted::key(leaf, slot), slotted::value(leaf, slot));
-    let Ok(number) = <[u8; 4]>::try_from(key) else {
-        return Err(damaged(DIRECTORY, page, Damage::DirectoryEntry { slot, key: key.len(), value: value.len() }));
+    let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
+    let (tree, condemned) = match (key.len(), number(key), key.get(4..).and_then(number)) {
+        (4, Some(tree), _) if tree != DIRECTORY.0 => (tree, false),
+        (8, _, Some(tree)) if number(&key[..4]) == Some(DIRECTORY.0) => (tree, true),
+        _ => return Err(damaged(DIRECTORY, page, Damage::DirectoryEntry { slot, key: key.len(), value: value.len() })),
     };
-    Ok((TreeId(u32::from_be_bytes(number)), node::child(leaf, DIRECTORY, page, slot)?))
+    Ok(Entry { tree: TreeId(tree), root: node::child(leaf, DIRECTORY, page, slot)?, condemned })
 }
 
 impl Change<'_> {
@@ -67,7 +95,12 @@ impl Change<'_> {
         if self.is_patient() {
             self.latch_root(DIRECTORY)?;
         }
-        let leaf = self.leaf(DIRECTORY, &key, None)?;
+        let condemned = condemned_key(tree);
+        let leaf = self.leaf(DIRECTORY, &condemned, None)?;
+        if slotted::search(self.page(leaf), &condemned).is_ok() {
+            return Err(TableError::BeingDropped { tree });
+        }
+        let leaf = self.leaf(DIRECTORY, &key, Some(leaf))?;
         if slotted::search(self.page(leaf), &key).is_ok() {
             return Err(TableError::TreeExists { tree });
         }

@@ -65,6 +65,9 @@ pub enum Damage {
     /// It can't be split so that both halves fit: its cells are larger than any that are put in.
     #[error("has cells too large to be split")]
     Unsplittable,
+    /// Low fence at or above the high one.
+    #[error("has a low fence that isn't below the high one")]
+    FencesCross,
     /// Space map pages have their own kind.
     #[error("is of kind {found}, not a space map")]
     NotAMap {
@@ -99,6 +102,12 @@ pub enum TableError {
     /// There is one already.
     #[error("{tree} exists already")]
     TreeExists {
+        /// Asked for.
+        tree: TreeId,
+    },
+    /// A tree of this number is being dropped: its pages aren't all free yet.
+    #[error("{tree} is still being dropped")]
+    BeingDropped {
         /// Asked for.
         tree: TreeId,
     },

@@ -3,6 +3,7 @@
 //! ```text
 //! node     what is in a page        split, merge  structure changes       space    free pages
 //! descend  from tree to leaf        write         puts and deletes        scan     ranges, both ways
+//! drop     whole trees
 //! change   one atomic change group  directory     which trees there are   check    is all of it sound
 //! ```
 //! Callers: recovery and node, later transactions. Everything here is synchronous over latched pages and is restarted when it has to wait
@@ -11,8 +12,10 @@
 //! over [`crate::base::limits::INLINE_MAX`]. Format: `docs/formats/tree.md`.
 
 mod change;
+pub mod check;
 mod descend;
 mod directory;
+mod drop;
 mod error;
 mod merge;
 mod node;
@@ -48,6 +51,8 @@ struct Shared {
     cache: Cache,
     roots: Roots,
     space: Space,
+    /// Held by whoever frees the pages of dropped trees: one at a time.
+    dropping: tokio::sync::Mutex<()>,
 }
 
 /// The trees of a store, as one instance sees them. Clones share everything.
@@ -63,7 +68,7 @@ impl Trees {
     /// [`TableError::Full`] when the first data file has no room for two pages; the cache's.
     pub async fn bootstrap(cache: Cache, thread: ThreadId) -> Result<(), TableError> {
         let space = Space::empty(cache.clone(), thread);
-        let trees = Trees { shared: Arc::new(Shared { cache, roots: Roots::new(), space }) };
+        let trees = Trees::new(cache, space);
         trees.change(Footprint::Path, SPLIT_BYTES, |change| change.make_directory()).await.map(drop)
     }
 
@@ -73,7 +78,11 @@ impl Trees {
     /// The disk's. A space map that can't be read is quarantined, not an error.
     pub async fn open(cache: Cache, thread: ThreadId) -> Result<Trees, TableError> {
         let space = Space::open(cache.clone(), thread).await?;
-        Ok(Trees { shared: Arc::new(Shared { cache, roots: Roots::new(), space }) })
+        Ok(Trees::new(cache, space))
+    }
+
+    fn new(cache: Cache, space: Space) -> Trees {
+        Trees { shared: Arc::new(Shared { cache, roots: Roots::new(), space, dropping: tokio::sync::Mutex::new(()) }) }
     }
 
     /// The cache below.

@@ -44,8 +44,8 @@ pub(super) struct Store {
     pub(super) _checkpointer: Checkpointer,
 }
 
-/// A new store on `disk`.
-pub(super) async fn create(seams: Seams, disk: Arc<dyn Disk>, plan: Plan) -> Store {
+/// A new store on what `open` opens: once to make the files, once to use them.
+pub(super) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Disk>, plan: Plan) -> Store {
     let thread = ThreadId(1);
     let paths = StoragePaths {
         redo: vec![PathBuf::from("redo1")],
@@ -60,7 +60,8 @@ pub(super) async fn create(seams: Seams, disk: Arc<dyn Disk>, plan: Plan) -> Sto
         grow: plan.grow,
         created_ms: 0,
     };
-    Volume::create(disk.clone(), &paths, shape).await.unwrap();
+    Volume::create(open(), &paths, shape).await.unwrap();
+    let disk = open();
     let volume = Arc::new(Volume::open(disk.clone(), &paths, Access::Write(thread)).await.unwrap());
     let file = volume.redo_file(thread).unwrap();
     let writer = Writer { thread, incarnation: Incarnation(1), epoch: Epoch(1) };
@@ -98,12 +99,13 @@ pub(super) async fn create(seams: Seams, disk: Arc<dyn Disk>, plan: Plan) -> Sto
 }
 
 /// Runs `test` on a new store in a simulation of `seed`.
-pub(super) fn simulate<F: Future<Output = ()>>(seed: u64, plan: Plan, test: impl FnOnce(Store) -> F) {
+pub(super) fn simulate<F: Future<Output = ()>>(seed: u64, plan: Plan, test: impl FnOnce(Arc<Store>) -> F) {
     let sim = Sim::new(seed);
     let media = MemoryMedia::new(seed);
-    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(&media, sim.runtime()));
+    let open = || Arc::new(MemoryDisk::new(&media, sim.runtime())) as Arc<dyn Disk>;
     sim.run(async {
-        let store = create(sim.runtime(), disk, plan).await;
-        test(store).await;
+        let store = create(sim.runtime(), open, plan).await;
+        let store = Arc::new(store);
+        test(store.clone()).await;
     });
 }

@@ -1,0 +1,71 @@
+//! The second half of a check: space maps against the pages that were reached.
+
+use super::{Check, Finding, Progress};
+use crate::base::limits::{PAGE_SIZE, SPACE_GROUP_PAGES};
+use crate::base::{PageId, Scn, TreeId};
+use crate::cache::CacheError;
+use crate::cache::wait::Footprint;
+use crate::page::{PageFault, header, space};
+use crate::table::DIRECTORY;
+use crate::table::error::TableError;
+use crate::table::space::{MapState, look_at};
+
+impl<P: FnMut(&Progress)> Check<'_, P> {
+    /// Looks at the maps of all groups that were claimed.
+    pub(super) async fn space_maps(&mut self) -> Result<(), TableError> {
+        let cache = self.trees.shared.cache.clone();
+        for file in 0..cache.volume().shape().data_files {
+            for group in 0..cache.volume().pages(file).div_ceil(SPACE_GROUP_PAGES) {
+                let map = PageId::new(file, group * SPACE_GROUP_PAGES);
+                if matches!(look_at(&cache, map).await?, MapState::Blank) {
+                    continue;
+                }
+                match self.copy(map).await {
+                    Ok(bytes) if header::of(&bytes).kind() == Some(header::Kind::Space) => self.space_map(map, &bytes).await?,
+                    Ok(bytes) => {
+                        let fault = PageFault::Unknown { page: map, what: "kind of a space map", found: header::of(&bytes).kind };
+                        self.report.findings.push(Finding::Map { page: map, error: fault.into() });
+                    }
+                    Err(TableError::Cache(error @ CacheError::Page(_))) => {
+                        self.report.findings.push(Finding::Map { page: map, error });
+                    }
+                    Err(other) => return Err(other),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy(&self, page: PageId) -> Result<Vec<u8>, TableError> {
+        let cache = &self.trees.shared.cache;
+        cache.run(Footprint::Path, || Ok(cache.read(page)?.to_vec())).await
+    }
+
+    async fn space_map(&mut self, map: PageId, bytes: &[u8]) -> Result<(), TableError> {
+        debug_assert_eq!(bytes.len(), PAGE_SIZE);
+        self.report.pages_marked += space::count_used(bytes);
+        let cache = self.trees.shared.cache.clone();
+        for bit in 1..SPACE_GROUP_PAGES as usize {
+            let page = PageId::new(map.file(), map.index() + bit as u64);
+            if !space::used(bytes, bit) || self.reached.has(page) {
+                continue;
+            }
+            if !cache.volume().contains(page) {
+                self.report.findings.push(Finding::BeyondEnd { map, page });
+                break;
+            }
+            let (tree, version) = match self.copy(page).await {
+                Ok(bytes) => (header::of(&bytes).tree(), header::of(&bytes).version()),
+                Err(TableError::Cache(CacheError::Page(_) | CacheError::Disk(_))) => (TreeId(0), Scn(0)),
+                Err(other) => return Err(other),
+            };
+            let unknowable = self.partial.contains(&tree) || self.partial.contains(&DIRECTORY);
+            // Freed meanwhile, or taken: then it has changed, or is marked differently now.
+            let moved = version > self.began || !space::used(&self.copy(map).await?, bit);
+            if !moved && !unknowable {
+                self.report.findings.push(Finding::Lost { tree, page });
+            }
+        }
+        Ok(())
+    }
+}

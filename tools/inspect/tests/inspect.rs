@@ -1,0 +1,186 @@
+//! The tool on real files: whole ones, damaged ones, none.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use regroup::base::options::{DiskKind, Options};
+use regroup::base::threads::ThreadsRuntime;
+use regroup::base::{ClusterId, PageId, ThreadId, TreeId};
+use regroup::cache::wait::Footprint;
+use regroup::cache::{Cache, Halt};
+use regroup::disk::open_disk;
+use regroup::node::storage::{Opening, Storage, create};
+use regroup::page::superblock::{CONTROL_SLOTS, PAGES_AT, RING_AT, Shape};
+use regroup::page::volume::StoragePaths;
+use regroup::page::{Kind, header, slotted, space};
+use regroup::redo::apply::image;
+use regroup::redo::record::Op;
+
+struct Fixture {
+    folder: tempfile::TempDir,
+}
+
+async fn format(cache: &Cache, page: PageId, kind: Kind) {
+    let mut bytes = vec![0; 8192];
+    header::format(&mut bytes, page, kind, TreeId(3), 0);
+    match kind {
+        Kind::Tree => slotted::init(&mut bytes, 0),
+        _ => space::init(&mut bytes, ThreadId(1)),
+    }
+    let (low, heap) = image(&bytes);
+    let done = cache.run(Footprint::Group, || {
+        let mut group = cache.begin(9000)?;
+        group.latch_fresh(page)?;
+        group.apply(page, Op::Format { kind, tree: TreeId(3), low, heap })?;
+        if kind == Kind::Space {
+            group.apply(page, Op::SetBit { bit: 1, used: true })?;
+        } else {
+            group.apply(page, Op::Append { key: b"key", value: b"some value" })?;
+        }
+        group.commit()
+    });
+    done.await.map_err(|halt: Halt| format!("{halt:?}")).unwrap();
+}
+
+impl Fixture {
+    /// A store with a space map (page 0) and a leaf (page 1), closed or not.
+    fn new(close: bool) -> Fixture {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let fixture = Fixture { folder };
+        let paths = StoragePaths { redo: vec![fixture.path("redo")], data: vec![fixture.path("data")] };
+        let config = "instance = 1\n[storage]\nredo = [\"redo\"]\ndata = [\"data\"]\n";
+        std::fs::write(fixture.path("config.toml"), config).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let cluster = ClusterId(*b"inspected store!");
+            let shape = Shape { cluster, threads: 1, data_files: 1, ring_bytes: 8 << 20, data_bytes: 1 << 20, grow: true, created_ms: 1 };
+            drop(create(open_disk(DiskKind::Threads).unwrap(), &paths, shape).await.unwrap());
+            let seams = ThreadsRuntime::start(tokio::runtime::Handle::current(), 1).unwrap();
+            let disk = open_disk(DiskKind::Threads).unwrap();
+            let options = Options { cache_bytes: 4 << 20, ..Options::default() };
+            let opening = Opening { seams, disk, paths, thread: ThreadId(1), options, on_progress: None, on_checkpoint: None };
+            let storage = Storage::open(opening).await.unwrap();
+            format(storage.cache(), PageId::new(0, 0), Kind::Space).await;
+            format(storage.cache(), PageId::new(0, 1), Kind::Tree).await;
+            storage.committed(storage.log().appended()).await.unwrap();
+            if close {
+                storage.close().await.unwrap();
+            } else {
+                // The seal behind the last write, then the end of the process.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        });
+        drop(runtime);
+        fixture
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn flip(&self, name: &str, at: u64) {
+        let file = OpenOptions::new().read(true).write(true).open(self.path(name)).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+    }
+
+    fn inspect(&self, arguments: &[&str]) -> (i32, String) {
+        let before = [self.bytes("redo"), self.bytes("data")];
+        let output = inspect(&[&["--config", self.path("config.toml").to_str().unwrap()], arguments].concat());
+        assert!(before == [self.bytes("redo"), self.bytes("data")], "the tool wrote something");
+        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), text)
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+}
+
+fn inspect(arguments: &[&str]) -> Output {
+    Command::new(Path::new(env!("CARGO_BIN_EXE_regroup-inspect"))).args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_closed_store_is_clean() {
+    let store = Fixture::new(true);
+    let (code, text) = store.inspect(&["check"]);
+    assert!(code == 0 && text.contains("0 findings") && text.contains("1 tree, 1 space maps, 0 free, 126 never written"), "{text}");
+    let (code, text) = store.inspect(&["superblock"]);
+    assert!(code == 0 && text.matches("of cluster").count() == 4, "{text}");
+    let (code, text) = store.inspect(&["control"]);
+    assert!(code == 0 && text.matches(", closed, i1 e1").count() == 2, "{text}");
+    let (code, text) = store.inspect(&["page", "p0:1", "--cells"]);
+    assert!(code == 0 && text.contains("page p0:1: Tree, tree3") && text.contains("0: key = some value"), "{text}");
+    let (code, text) = store.inspect(&["--json", "page", "0:0"]);
+    assert!(code == 0 && text.contains("\"used\":2"), "{text}");
+    assert_eq!(store.inspect(&["double-write"]).0, 0);
+    assert_eq!(store.inspect(&["pages"]).0, 0);
+}
+
+#[test]
+fn the_log_of_an_unclosed_store_is_shown_down_to_its_operations() {
+    let store = Fixture::new(false);
+    let (code, text) = store.inspect(&["log", "--operations", "--blocks"]);
+    assert_eq!(code, 0, "{text}");
+    for expected in ["format Tree of tree3", "append \"key\" = \"some value\"", "bit 1 in use", "block 1: ", "2 groups with 2 changes"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    let (code, text) = store.inspect(&["--json", "log", "--from", "1/000", "--to", "2/000"]);
+    assert!(code == 0 && text.lines().all(|line| line.starts_with('{')), "{text}");
+    assert_eq!(store.inspect(&["log", "--from", "nonsense"]).0, 2);
+    assert_eq!(store.inspect(&["check"]).0, 0);
+}
+
+#[test]
+fn damage_is_found_and_named() {
+    for (name, at, said) in [
+        ("data", 4096 + 50, "copy at 4096"),
+        ("redo", CONTROL_SLOTS[1] + 30, "slot 1"),
+        ("redo", RING_AT + 4096 + 200, "log is damaged at position 1/000"),
+    ] {
+        let store = Fixture::new(false);
+        store.flip(name, at);
+        let (code, text) = store.inspect(&["check"]);
+        assert!(code == 1 && text.contains(said), "{said}: {text}");
+        assert!(text.contains("1 findings"), "{text}");
+        let (code, text) = store.inspect(&["--json", "check"]);
+        assert!(code == 1 && text.lines().all(|line| line.starts_with('{')), "{text}");
+    }
+    let store = Fixture::new(true);
+    store.flip("data", PAGES_AT + 8192 + 100);
+    let (code, text) = store.inspect(&["check"]);
+    assert!(code == 1 && text.contains("FINDING  page  p0:1") && text.contains("torn or damaged"), "{text}");
+    assert_eq!(store.inspect(&["page", "p0:1"]).0, 1);
+}
+
+#[test]
+fn a_lost_page_is_told_from_one_that_was_never_written() {
+    let store = Fixture::new(true);
+    let file = OpenOptions::new().write(true).open(store.path("data")).unwrap();
+    file.write_all_at(&[0; 8192], PAGES_AT + 8192).unwrap();
+    let (code, text) = store.inspect(&["pages"]);
+    assert!(code == 1 && text.contains("page p0:1 is all zeroes") && text.contains("126 never written"), "{text}");
+}
+
+#[test]
+fn what_can_not_be_opened_is_another_exit_code() {
+    let store = Fixture::new(true);
+    assert_eq!(inspect(&["check"]).status.code(), Some(2));
+    assert_eq!(inspect(&["--redo", "/nowhere/redo", "check"]).status.code(), Some(2));
+    assert_eq!(store.inspect(&["page", "p7:1"]).0, 2);
+    // Files by name, in any order.
+    let (redo, data) = (store.path("redo"), store.path("data"));
+    let output = inspect(&["--data", data.to_str().unwrap(), "--redo", redo.to_str().unwrap(), "check"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    // Both copies of a superblock gone: the others still tell the shape.
+    store.flip("data", 100);
+    store.flip("data", 4196);
+    let (code, text) = store.inspect(&["check"]);
+    assert!(code == 1 && text.contains("no whole superblock copy"), "{text}");
+    let help = String::from_utf8(inspect(&["--help"]).stdout).unwrap();
+    assert!(help.contains("Exit code") && help.contains("read-only"), "{help}");
+}
