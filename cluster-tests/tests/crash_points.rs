@@ -11,8 +11,8 @@ use std::time::Duration;
 use cluster_tests::model::{Model, apply};
 use cluster_tests::seeds::Test;
 use cluster_tests::test_named;
-use cluster_tests::workload::{Load, Subject, changes};
-use cluster_tests::world::{self, close, contents, open, pages, shape, small};
+use cluster_tests::workload::{Load, Subject, filled};
+use cluster_tests::world::{close, contents, open, pages, small};
 use parking_lot::Mutex;
 use regroup::base::Random;
 use regroup::base::options::{LogMode, Options};
@@ -35,27 +35,6 @@ fn options(random: &mut Random, mode: LogMode) -> Options {
         recovery_workers: *random.pick(&[1, 4]),
         ..small()
     }
-}
-
-/// A store of more pages than the cache has frames, closed.
-fn filled(seed: u64, load: &Load) -> (MemoryMedia, Model) {
-    let media = world::create(seed, shape(64, true));
-    let sim = Sim::new(seed);
-    let model = Arc::new(Mutex::new(Model::default()));
-    sim.run(async {
-        let store = open(&sim.runtime(), &media, &Options { log_mode: LogMode::None, ..small() }).await.expect("the store can be opened");
-        let subject = Subject { seams: sim.runtime(), store, model: model.clone(), media: media.clone() };
-        let mut random = Random::new(seed);
-        for step in 0..load.keys / 8 {
-            subject.commit(changes(&mut random, &Load { deletions: 0.0, ..*load }, step)).await.expect("a commit succeeds");
-        }
-        let Subject { store, .. } = subject;
-        close(store).await.expect("the store can be closed");
-    });
-    let mut model = Arc::into_inner(model).expect("the run is over").into_inner();
-    let all = model.groups.len();
-    model.settle(all);
-    (media, model)
 }
 
 fn record(seed: u64, mode: LogMode) -> Recording {

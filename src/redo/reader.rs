@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::block::{self, BLOCK_HEADER, BlockFault, Header, LogIdentity};
 use super::record::{GROUP_HEADER, Group, RecordFault};
 use crate::base::limits::{LOG_BLOCK, LOG_WRITE_MAX};
-use crate::base::{BoxFuture, Lsn, Writer};
+use crate::base::{BoxFuture, Incarnation, Lsn, Writer};
 use crate::disk::{Buffer, Disk, DiskError, FileId, IoOutcome};
 use crate::page::superblock::RING_AT;
 
@@ -94,6 +94,9 @@ pub struct LogSource {
     pub durable: Lsn,
     /// Where the log ends, once that is decided; otherwise it is found.
     pub end: Option<Lsn>,
+    /// Where the newest life began to write, and which it was: blocks from there on are its own, those before it are not. Nothing when the
+    /// log's end is decided.
+    pub life: Option<(Lsn, Incarnation)>,
 }
 
 /// Where a log ends.
@@ -260,6 +263,14 @@ impl LogReader {
     /// The header of block `number`, if it is that block and follows the one before.
     fn validate(&self, bytes: &[u8], number: u64) -> Result<Header, BlockFault> {
         let header = block::open(bytes, &self.source.identity, number)?;
+        if let Some((start, newest)) = self.source.life {
+            // What lies behind the end of the life before looks just like a continuation where there is no predecessor to compare with.
+            let own = number >= start.block();
+            if own != (header.writer.incarnation == newest) {
+                let found = header.writer.incarnation.0;
+                return Err(BlockFault::Identity { field: "incarnation", expected: newest.0, found });
+            }
+        }
         let Some(previous) = &self.previous else { return Ok(header) };
         let rules = [
             ("checksum of the predecessor", u64::from(previous.crc), u64::from(header.previous_crc)),
@@ -327,7 +338,7 @@ impl LogReader {
     async fn judge(&mut self, number: u64, fault: BlockFault) -> Result<(), LogFault> {
         let at = Lsn::of_block(number);
         if self.durable <= at {
-            self.look_ahead(number + 1, at).await?;
+            self.look_ahead(at).await?;
         }
         if self.durable <= at {
             return Ok(());
@@ -342,21 +353,22 @@ impl LogReader {
         })
     }
 
-    /// Looks in one longest write behind `at` for blocks that say that `at` was durable.
-    async fn look_ahead(&mut self, first: u64, at: Lsn) -> Result<(), LogFault> {
+    /// Looks in one longest write from `at` on for blocks that say that `at` was durable: later ones of the same write or the next, and
+    /// blocks of a later lap in the place of those that belong there.
+    async fn look_ahead(&mut self, at: Lsn) -> Result<(), LogFault> {
         self.reads.clear();
-        let limit = (first + (LOG_WRITE_MAX / LOG_BLOCK) as u64).min(self.limit());
-        let mut number = first;
+        let limit = (at.block() + 1 + (LOG_WRITE_MAX / LOG_BLOCK) as u64).min(self.limit());
+        let mut number = at.block();
         while number < limit {
             let (blocks, read) = self.issue(number, limit);
             let (buffer, outcome) = read.await;
             outcome?;
             for (bytes, number) in buffer.chunks_exact(LOG_BLOCK).zip(number..) {
-                if let Ok(header) = block::open(bytes, &self.source.identity, number)
+                if let Ok(header) = block::open_any(bytes, &self.source.identity, number % self.source.identity.ring_blocks)
                     && header.durable > at
                     && header.durable > self.durable
                 {
-                    (self.durable, self.evidence) = (header.durable, Evidence::Block(number));
+                    (self.durable, self.evidence) = (header.durable, Evidence::Block(header.number));
                 }
             }
             number += blocks;
