@@ -153,7 +153,9 @@ impl Model {
 /// The first few keys in which two stores differ, in words.
 pub fn difference(expected: &Contents, found: &Contents) -> String {
     let mut said = Vec::new();
-    let short = |value: Option<&Vec<u8>>| value.map_or("nothing".to_string(), |value| format!("{:02x?}..({})", &value[..value.len().min(12)], value.len()));
+    let short = |value: Option<&Vec<u8>>| {
+        value.map_or("nothing".to_string(), |value| format!("{:02x?}..({})", &value[..value.len().min(12)], value.len()))
+    };
     let keys: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let mut count = 0;
     for key in keys {
@@ -161,7 +163,13 @@ pub fn difference(expected: &Contents, found: &Contents) -> String {
         if wanted != is {
             count += 1;
             if said.len() < 4 {
-                said.push(format!("tree {} key {:02x?}: expected {}, found {}", key.0, &key.1[..key.1.len().min(16)], short(wanted), short(is)));
+                said.push(format!(
+                    "tree {} key {:02x?}: expected {}, found {}",
+                    key.0,
+                    &key.1[..key.1.len().min(16)],
+                    short(wanted),
+                    short(is)
+                ));
             }
         }
     }

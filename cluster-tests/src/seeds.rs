@@ -80,7 +80,9 @@ impl Test {
             Ok(value) => value,
             Err(payload) => {
                 let Test { binary, name } = self;
-                eprintln!("seed {seed} fails. Replay: REGROUP_SEED={seed} cargo test --release -p cluster-tests --test {binary} -- --exact {name}");
+                eprintln!(
+                    "seed {seed} fails. Replay: REGROUP_SEED={seed} cargo test --release -p cluster-tests --test {binary} -- --exact {name}"
+                );
                 eprintln!("Keep it: echo '{binary} {name} {seed} why' >> cluster-tests/seeds.txt");
                 std::panic::resume_unwind(payload)
             }

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use regroup::base::options::LogMode;
+use regroup::base::options::{LogMode, Options};
+use regroup::base::sim::Sim;
 use regroup::base::{Random, Seams, TreeId};
 use regroup::disk::memory::MemoryMedia;
 use regroup::node::store::Store;
 use regroup::table::TableError;
 
 use crate::model::{Change, Model, writes};
-use crate::world::TREES;
+use crate::world::{self, TREES};
 
 /// What the clients do.
 #[derive(Clone, Copy, Debug)]
@@ -202,3 +203,28 @@ impl Subject {
         outcomes
     }
 }
+
+/// A store that holds about `load.keys` keys, closed, and what it holds.
+///
+/// # Panics
+/// When it can't be made.
+pub fn filled(seed: u64, load: &Load) -> (MemoryMedia, Model) {
+    let media = world::create(seed, world::shape(64, true));
+    let sim = Sim::new(seed);
+    let model = Arc::new(Mutex::new(Model::default()));
+    sim.run(async {
+        let store = world::open(&sim.runtime(), &media, &Options { log_mode: LogMode::None, ..world::small() }).await.expect("the store can be opened");
+        let subject = Subject { seams: sim.runtime(), store, model: model.clone(), media: media.clone() };
+        let mut random = Random::new(seed);
+        for step in 0..load.keys / 8 {
+            subject.commit(changes(&mut random, &Load { deletions: 0.0, ..*load }, step)).await.expect("a commit succeeds");
+        }
+        let Subject { store, .. } = subject;
+        world::close(store).await.expect("the store can be closed");
+    });
+    let mut model = Arc::into_inner(model).expect("the run is over").into_inner();
+    let all = model.groups.len();
+    model.settle(all);
+    (media, model)
+}
+

@@ -11,8 +11,8 @@ use std::time::Duration;
 use cluster_tests::model::{Model, apply};
 use cluster_tests::seeds::Test;
 use cluster_tests::test_named;
-use cluster_tests::workload::{Load, Subject, changes};
-use cluster_tests::world::{self, close, contents, open, pages, shape, small};
+use cluster_tests::workload::{Load, Subject, filled};
+use cluster_tests::world::{close, contents, open, pages, small};
 use parking_lot::Mutex;
 use regroup::base::Random;
 use regroup::base::options::{LogMode, Options};
@@ -35,27 +35,6 @@ fn options(random: &mut Random, mode: LogMode) -> Options {
         recovery_workers: *random.pick(&[1, 4]),
         ..small()
     }
-}
-
-/// A store of more pages than the cache has frames, closed.
-fn filled(seed: u64, load: &Load) -> (MemoryMedia, Model) {
-    let media = world::create(seed, shape(64, true));
-    let sim = Sim::new(seed);
-    let model = Arc::new(Mutex::new(Model::default()));
-    sim.run(async {
-        let store = open(&sim.runtime(), &media, &Options { log_mode: LogMode::None, ..small() }).await.expect("the store can be opened");
-        let subject = Subject { seams: sim.runtime(), store, model: model.clone(), media: media.clone() };
-        let mut random = Random::new(seed);
-        for step in 0..load.keys / 8 {
-            subject.commit(changes(&mut random, &Load { deletions: 0.0, ..*load }, step)).await.expect("a commit succeeds");
-        }
-        let Subject { store, .. } = subject;
-        close(store).await.expect("the store can be closed");
-    });
-    let mut model = Arc::into_inner(model).expect("the run is over").into_inner();
-    let all = model.groups.len();
-    model.settle(all);
-    (media, model)
 }
 
 fn record(seed: u64, mode: LogMode) -> Recording {
@@ -118,7 +97,8 @@ fn recover(image: &MemoryMedia, seed: u64, options: &Options, model: &Model, lea
 
 fn same_pages(one: &Recovered, other: &Recovered, what: &str) {
     assert_eq!(one.groups, other.groups, "{what}: another prefix of the groups is there");
-    let differing: Vec<&u64> = one.pages.keys().chain(other.pages.keys()).filter(|page| one.pages.get(page) != other.pages.get(page)).collect();
+    let differing: Vec<&u64> =
+        one.pages.keys().chain(other.pages.keys()).filter(|page| one.pages.get(page) != other.pages.get(page)).collect();
     if let Some(page) = differing.first() {
         let at = match (one.pages.get(page), other.pages.get(page)) {
             (Some(one), Some(other)) => one.iter().zip(other).position(|(one, other)| one != other).map(|at| at + 4),
@@ -160,7 +140,8 @@ fn everywhere(seed: u64, mode: LogMode, subsets: u64) -> u64 {
             let subset = random.below(1000);
             let what = format!("seed {seed}, {mode:?}, crashed at {point} of {} (subset {subset})", recording.journal.events().len());
             let image = recording.journal.image_at(*point, subset);
-            let options = Options { recovery_workers: *random.pick(&[1, 3, 8]), page_io_depth: *random.pick(&[1, 16]), ..recording.options.clone() };
+            let options =
+                Options { recovery_workers: *random.pick(&[1, 3, 8]), page_io_depth: *random.pick(&[1, 16]), ..recording.options.clone() };
             let first = recover(&image, random.bits(), &options, &recording.model, least, &what);
             recoveries += 1;
             if random.chance(0.1) {

@@ -70,7 +70,8 @@ impl Lives {
         (self.mode, self.interval) = (options.log_mode, options.log_batch_interval());
         let subject = Subject { seams: sim.runtime(), store, model: model.clone(), media: media.clone() };
         // Counted in events of the media: any of its states may be the last.
-        let stop_at = if end == End::Closed { u64::MAX } else { media.event_count() + random.below(*random.clone().pick(&[50, 500, 5000])) };
+        let stop_at =
+            if end == End::Closed { u64::MAX } else { media.event_count() + random.below(*random.clone().pick(&[50, 500, 5000])) };
         let seed = random.bits();
         let idle = Duration::from_micros(*random.pick(&[0, 300, 4000, 30_000, 300_000]));
         let ended = sim.run_until(
@@ -128,7 +129,8 @@ fn lives(seed: u64, count: u64) -> u64 {
 #[test]
 fn what_is_there_is_always_a_prefix_with_all_that_was_acknowledged() {
     let acknowledged = std::cell::Cell::new(0);
-    test_named!("what_is_there_is_always_a_prefix_with_all_that_was_acknowledged").seeds(50, |seed| acknowledged.set(acknowledged.get() + lives(seed, 6)));
+    test_named!("what_is_there_is_always_a_prefix_with_all_that_was_acknowledged")
+        .seeds(50, |seed| acknowledged.set(acknowledged.get() + lives(seed, 6)));
     assert!(acknowledged.get() > 0);
 }
 

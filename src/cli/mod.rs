@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod demo;
+pub mod salvage;
 pub mod serve;
 pub mod superblock;
 
@@ -29,6 +30,8 @@ enum Command {
     Demo(demo::Args),
     /// Shows a storage file's superblock copies; with --restore, rewrites a damaged one from the other.
     Superblock(superblock::Args),
+    /// Reads what can be read from storage whose log is damaged, without writing anything to it.
+    Salvage(salvage::Args),
     /// Runs one instance, as `regroupd` does.
     Run(serve::Args),
     #[command(hide = true)]
@@ -44,6 +47,7 @@ pub fn clusterctl() -> ExitCode {
     finish(match command {
         Command::Demo(args) => demo::run(args),
         Command::Superblock(args) => superblock::run(&args),
+        Command::Salvage(args) => salvage::run(args),
         Command::Run(args) => serve::run(args),
         Command::DemoLoad(args) => demo::load::run(args),
         Command::DemoCheck(args) => demo::check::run(args),

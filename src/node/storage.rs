@@ -5,7 +5,8 @@
 //! close    all pages written -> log closed -> double-write voided -> control block says closed
 //! ```
 //! Nothing is written before every file has been checked and locked, and no redo is written before the new incarnation is durable in
-//! both control slots (rule 6). Dropping a [`Storage`] without closing is a crash: the next open recovers.
+//! both control slots (rule 6). What a killed process left in caches is flushed before anything is read: what is decided from bytes must not
+//! outlive them. Dropping a [`Storage`] without closing is a crash: the next open recovers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -160,6 +161,7 @@ impl Storage {
         let disk = volume.disk().clone();
         let file = redo_file(&volume, thread)?;
         let slots = || ControlFile::new(disk.clone(), file, volume.tag(), thread);
+        volume.flush(file).await?;
         let control_file = slots();
         let found = control_file.read().await?;
         if let Some((slot, fault)) = &found.damaged {

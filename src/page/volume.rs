@@ -232,6 +232,17 @@ impl Volume {
         numbers.into_iter().zip(outcomes).try_for_each(|(number, outcome)| outcome.map_err(|error| (number, error)))
     }
 
+    /// Makes all that reads see of the data files and of redo file `redo` durable, whoever wrote it: a killed process leaves writes in
+    /// caches that a power failure would still take away.
+    ///
+    /// # Errors
+    /// As [`Disk::sync`].
+    pub async fn flush(&self, redo: FileId) -> Result<(), DiskError> {
+        let files = self.data.iter().map(|data| data.file).chain([redo]);
+        let outcomes = join_all(files.map(|file| self.disk.sync(file)).collect()).await;
+        outcomes.into_iter().collect()
+    }
+
     /// Gives data file `file` room for `pages` pages, durably.
     ///
     /// # Errors

@@ -144,6 +144,8 @@ impl Recovery {
             start: control.checkpoint,
             durable: control.durable,
             end,
+            // While a thread is open, its control block keeps where its life began.
+            life: (control.state == ThreadState::Open).then_some((control.end, control.writer.incarnation)),
         }
     }
 

@@ -156,6 +156,19 @@ pub fn open(block: &[u8], log: &LogIdentity, number: u64) -> Result<Header, Bloc
     })
 }
 
+/// Reads a block of `log` that lies in slot `slot` of the ring, of whichever lap.
+///
+/// # Errors
+/// [`BlockFault`] when it is damaged or doesn't belong there.
+pub fn open_any(block: &[u8], log: &LogIdentity, slot: u64) -> Result<Header, BlockFault> {
+    let layout = Layout::ref_from_bytes(&block[..BLOCK_HEADER]).expect("a block header is 64 unaligned bytes");
+    let number = layout.number.get();
+    if number % log.ring_blocks != slot || number > NUMBER_MAX / LOG_BLOCK as u64 {
+        return Err(BlockFault::Identity { field: "block number", expected: slot, found: number });
+    }
+    open(block, log, number)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -208,7 +221,7 @@ mod tests {
             let (mut block, _) = sample();
             block[4 + at..64].copy_from_slice(&bytes[..60 - at]);
             checksum::seal(&mut block);
-            let _ = (open(&block, &LOG, 250), open(&block, &LOG, number >> 12));
+            let _ = (open(&block, &LOG, 250), open(&block, &LOG, number >> 12), open_any(&block, &LOG, number % 100));
         }
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::block::{self, BLOCK_HEADER, BlockFault, Header, LogIdentity};
 use super::record::{GROUP_HEADER, Group, RecordFault};
 use crate::base::limits::{LOG_BLOCK, LOG_WRITE_MAX};
-use crate::base::{BoxFuture, Lsn, Writer};
+use crate::base::{BoxFuture, Incarnation, Lsn, Writer};
 use crate::disk::{Buffer, Disk, DiskError, FileId, IoOutcome};
 use crate::page::superblock::RING_AT;
 
@@ -94,6 +94,9 @@ pub struct LogSource {
     pub durable: Lsn,
     /// Where the log ends, once that is decided; otherwise it is found.
     pub end: Option<Lsn>,
+    /// Where the newest life began to write, and which it was: blocks from there on are its own, those before it are not. Nothing when the
+    /// log's end is decided.
+    pub life: Option<(Lsn, Incarnation)>,
 }
 
 /// Where a log ends.
@@ -260,6 +263,14 @@ impl LogReader {
     /// The header of block `number`, if it is that block and follows the one before.
     fn validate(&self, bytes: &[u8], number: u64) -> Result<Header, BlockFault> {
         let header = block::open(bytes, &self.source.identity, number)?;
+        if let Some((start, newest)) = self.source.life {
+            // What lies behind the end of the life before looks just like a continuation where there is no predecessor to compare with.
+            let own = number >= start.block();
+            if own != (header.writer.incarnation == newest) {
+                let found = header.writer.incarnation.0;
+                return Err(BlockFault::Identity { field: "incarnation", expected: newest.0, found });
+            }
+        }
         let Some(previous) = &self.previous else { return Ok(header) };
         let rules = [
             ("checksum of the predecessor", u64::from(previous.crc), u64::from(header.previous_crc)),
@@ -327,7 +338,7 @@ impl LogReader {
     async fn judge(&mut self, number: u64, fault: BlockFault) -> Result<(), LogFault> {
         let at = Lsn::of_block(number);
         if self.durable <= at {
-            self.look_ahead(number + 1, at).await?;
+            self.look_ahead(at).await?;
         }
         if self.durable <= at {
             return Ok(());
@@ -342,21 +353,22 @@ impl LogReader {
         })
     }
 
-    /// Looks in one longest write behind `at` for blocks that say that `at` was durable.
-    async fn look_ahead(&mut self, first: u64, at: Lsn) -> Result<(), LogFault> {
+    /// Looks in one longest write from `at` on for blocks that say that `at` was durable: later ones of the same write or the next, and
+    /// blocks of a later lap in the place of those that belong there.
+    async fn look_ahead(&mut self, at: Lsn) -> Result<(), LogFault> {
         self.reads.clear();
-        let limit = (first + (LOG_WRITE_MAX / LOG_BLOCK) as u64).min(self.limit());
-        let mut number = first;
+        let limit = (at.block() + 1 + (LOG_WRITE_MAX / LOG_BLOCK) as u64).min(self.limit());
+        let mut number = at.block();
         while number < limit {
             let (blocks, read) = self.issue(number, limit);
             let (buffer, outcome) = read.await;
             outcome?;
             for (bytes, number) in buffer.chunks_exact(LOG_BLOCK).zip(number..) {
-                if let Ok(header) = block::open(bytes, &self.source.identity, number)
+                if let Ok(header) = block::open_any(bytes, &self.source.identity, number % self.source.identity.ring_blocks)
                     && header.durable > at
                     && header.durable > self.durable
                 {
-                    (self.durable, self.evidence) = (header.durable, Evidence::Block(number));
+                    (self.durable, self.evidence) = (header.durable, Evidence::Block(header.number));
                 }
             }
             number += blocks;
@@ -385,3 +397,86 @@ impl Span {
 }
 
 const _: () = assert!(READ_BYTES.is_multiple_of(LOG_BLOCK));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::sim::Sim;
+    use crate::base::{Epoch, Incarnation, PageId, Scn, ThreadId};
+    use crate::disk::memory::{MemoryDisk, MemoryMedia};
+    use crate::disk::{Access, Durability};
+    use crate::redo::block::{NO_GROUP, PAYLOAD};
+    use crate::redo::record::{CHANGE_HEADER, Changes, GroupKind, Op};
+
+    const IDENTITY: LogIdentity = LogIdentity { cluster: 5, thread: ThreadId(1), ring_blocks: 2048 };
+
+    /// A change group of about `bytes` bytes.
+    fn group(scn: u64, bytes: usize) -> Vec<u8> {
+        let mut ops = Vec::new();
+        while ops.len() < bytes {
+            Op::Free.encode(&mut ops);
+        }
+        let mut group = vec![0; GROUP_HEADER];
+        group.extend_from_slice(&PageId(scn).0.to_le_bytes());
+        group.extend_from_slice(&[0; 8]);
+        group.extend_from_slice(&(ops.len() as u32).to_le_bytes());
+        group.extend_from_slice(&ops);
+        assert_eq!(group.len(), GROUP_HEADER + CHANGE_HEADER + ops.len());
+        Group { length: group.len(), kind: GroupKind::Changes, items: 1, scn: Scn(scn) }.encode(&mut group);
+        group
+    }
+
+    /// The blocks of `stream`, from block 1 on.
+    fn blocks(stream: &[u8]) -> Vec<u8> {
+        let writer = Writer { thread: IDENTITY.thread, incarnation: Incarnation(1), epoch: Epoch(1) };
+        let mut all = Vec::new();
+        let mut previous_crc = 0;
+        for (payload, number) in stream.chunks(PAYLOAD).zip(1..) {
+            let mut bytes = [0; LOG_BLOCK];
+            bytes[BLOCK_HEADER..BLOCK_HEADER + payload.len()].copy_from_slice(payload);
+            let (durable, length) = (Lsn::of_block(1), payload.len() as u16);
+            let header = Header { crc: 0, previous_crc, writer, number, durable, lap: 0, length, first_group: NO_GROUP };
+            previous_crc = block::seal(&mut bytes, &IDENTITY, &header);
+            all.extend_from_slice(&bytes);
+        }
+        all
+    }
+
+    #[test]
+    fn groups_across_reads_are_handed_out_whole_with_their_positions() {
+        // A group whose head lay in one read, behind the head of its block, and whose tail lay in the next stopped the reader by an
+        // overflow. Sizes are such that reads of 256 blocks cut groups at many places.
+        let mut stream = Vec::new();
+        let mut ends = Vec::new();
+        for scn in 1..600 {
+            stream.extend_from_slice(&group(scn, (scn as usize * 977) % 9000 + 4));
+            let last = stream.len() - 1;
+            ends.push(Lsn(Lsn::of_block(1 + (last / PAYLOAD) as u64).0 + (BLOCK_HEADER + last % PAYLOAD + 1) as u64));
+        }
+        assert!(stream.len() > 2 * READ_BYTES);
+        let media = MemoryMedia::new(1);
+        let sim = Sim::new(1);
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(&media, sim.runtime()));
+        let found = sim.run(async {
+            let length = RING_AT + IDENTITY.ring_blocks * LOG_BLOCK as u64;
+            let file = disk.open("/redo".as_ref(), Access::Create(IDENTITY.thread, length)).unwrap();
+            let bytes = Buffer::copy_of(&blocks(&stream));
+            disk.write(file, RING_AT + LOG_BLOCK as u64, bytes, Durability::Durable).await.1.unwrap();
+            let start = Lsn::of_block(1);
+            let mut reader = LogReader::new(LogSource { disk: disk.clone(), file, identity: IDENTITY, start, durable: start, end: None });
+            let mut found = Vec::new();
+            let more = async |reader: &mut LogReader, found: &mut Vec<(Scn, Lsn)>| {
+                let sink = |group: LogGroup<'_>| {
+                    found.push((group.header.scn, group.end));
+                    Changes::new(group.body, group.header.items).try_for_each(|change| change.map(|_| ()))
+                };
+                reader.read(sink).await.unwrap()
+            };
+            while more(&mut reader, &mut found).await {}
+            assert_eq!(reader.end().unwrap().at, Lsn::of_block(1 + stream.len().div_ceil(PAYLOAD) as u64));
+            found
+        });
+        let expected: Vec<_> = (1..).map(Scn).zip(ends).collect();
+        assert!(found == expected, "{} groups of {}", found.len(), expected.len());
+    }
+}

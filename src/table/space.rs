@@ -317,7 +317,7 @@ pub(super) enum MapState {
         owner: ThreadId,
         full: bool,
     },
-    /// Damaged; the page is in quarantine.
+    /// Damaged, or being written: loading it through the cache tells.
     Unreadable,
 }
 
@@ -337,9 +337,7 @@ pub(super) async fn look_at(cache: &Cache, map: PageId) -> Result<MapState, Tabl
     Ok(match verify(&bytes, map, cache.volume().tag()) {
         Ok(()) => judge(&bytes),
         Err(verify::PageFault::Blank { .. }) => MapState::Blank,
-        Err(fault) => {
-            cache.quarantine(map, fault.into());
-            MapState::Unreadable
-        }
+        // Not for quarantine yet: on a live store it may have been loaded, changed and be on its way home meanwhile.
+        Err(_) => MapState::Unreadable,
     })
 }

@@ -70,6 +70,8 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
         let plan = Plan { seed: args.seed, rows: args.rows };
         let mut outcome = Outcome { recovery: store.storage().recovery().cloned(), ..Outcome::default() };
         compare(&store, &plan, args.clients, &journal, &mut outcome).await?;
+        let structure = store.trees().check(|_| {}).await?;
+        outcome.findings.extend(structure.findings.iter().map(|finding| format!("structure: {finding}")));
         outcome.findings.extend(store.storage().cache().quarantined().iter().map(|(page, why)| format!("{page} is quarantined: {why}")));
         store.close().await?;
         println!("{}", serde_json::to_string(&outcome)?);
