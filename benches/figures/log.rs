@@ -45,7 +45,7 @@ async fn source(folder: &Path) -> LogSource {
     let volume = Volume::open(disk.clone(), &paths(folder), Access::Read).await.expect("the store opens");
     let file = volume.redo_file(ThreadId(1)).expect("there is a redo file");
     let control = ControlFile::new(disk.clone(), file, volume.tag(), ThreadId(1)).read().await.expect("a control block").control;
-    LogSource { disk, file, identity: log_identity(&volume, ThreadId(1)), start: control.checkpoint, durable: control.durable, end: None, life: None }
+    LogSource::of(&control, disk, file, log_identity(&volume, ThreadId(1)))
 }
 
 /// Reads a log to its end and decodes every change; returns seconds, end, changes and pages.
@@ -141,4 +141,36 @@ pub(crate) fn recovery(rig: &Rig) -> Numbers {
             ("readings", f64::from(report.readings)),
         ]
     })
+}
+
+/// Resident memory beyond the configured cache, of a process that recovers more pages than its cache holds.
+pub(crate) fn growth(rig: &Rig) -> Numbers {
+    let folder = crashed(rig, "growth", 600_000, 200, rig.scaled(4 << 30), 512 << 20);
+    let program = std::env::current_exe().expect("this program's path");
+    let output = std::process::Command::new(program).arg("--recover").arg(&folder).output().expect("it runs again");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).expect("text");
+    let mut numbers = said.split_whitespace().map(|word| word.parse::<f64>().expect("a number"));
+    let mut next = || numbers.next().expect("four numbers");
+    let (peak, log, pages, seconds) = (next(), next(), next(), next());
+    let growth = peak - GROWTH_CACHE as f64;
+    vec![("growth_mb", growth / 1e6), ("peak_mb", peak / 1e6), ("log_mb", log / 1e6), ("pages", pages), ("seconds", seconds)]
+}
+
+/// Page cache of the process whose memory is measured, in bytes.
+const GROWTH_CACHE: u64 = 64 << 20;
+
+/// That process: recovers the store in `folder`, prints its peak resident bytes, log bytes, pages and seconds.
+pub(crate) fn recover_once(folder: &Path) {
+    let world = World::new();
+    world.runtime.block_on(async {
+        let started = Instant::now();
+        let store = open(&world.seams, folder, options(GROWTH_CACHE, LogMode::Commit)).await;
+        let took = started.elapsed().as_secs_f64();
+        let report = store.storage().recovery().expect("it was recovered");
+        let status = std::fs::read_to_string("/proc/self/status").expect("the kernel tells");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel tells the peak");
+        let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+        println!("{} {} {} {took}", kilobytes * 1024, report.log_bytes, report.pages_in_log);
+    });
 }

@@ -305,7 +305,10 @@ async fn never_wrong(store: &Store, model: &Model, what: &str) -> usize {
     for tree in TREES {
         for (_, key) in model.now.keys().filter(|(of, _)| *of == tree) {
             match store.trees().get(TreeId(tree), key).await {
-                Ok(found) => assert!(found.as_ref() == model.now.get(&(tree, key.clone())), "{what}: tree {tree} key {key:02x?} is wrong: {found:02x?}"),
+                Ok(found) => assert!(
+                    found.as_ref() == model.now.get(&(tree, key.clone())),
+                    "{what}: tree {tree} key {key:02x?} is wrong: {found:02x?}"
+                ),
                 Err(_) => errors += 1,
             }
         }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::block::{self, BLOCK_HEADER, BlockFault, Header, LogIdentity};
+use super::control::{Control, ThreadState};
 use super::record::{GROUP_HEADER, Group, RecordFault};
 use crate::base::limits::{LOG_BLOCK, LOG_WRITE_MAX};
 use crate::base::{BoxFuture, Incarnation, Lsn, Writer};
@@ -97,6 +98,23 @@ pub struct LogSource {
     /// Where the newest life began to write, and which it was: blocks from there on are its own, those before it are not. Nothing when the
     /// log's end is decided.
     pub life: Option<(Lsn, Incarnation)>,
+}
+
+impl LogSource {
+    /// The log of the thread that `control` describes, from its checkpoint to its end. While a thread is open, its control block keeps where
+    /// its life began; otherwise, where the log ends.
+    pub fn of(control: &Control, disk: Arc<dyn Disk>, file: FileId, identity: LogIdentity) -> LogSource {
+        let open = control.state == ThreadState::Open;
+        LogSource {
+            disk,
+            file,
+            identity,
+            start: control.checkpoint,
+            durable: control.durable,
+            end: (!open).then_some(control.end),
+            life: open.then_some((control.end, control.writer.incarnation)),
+        }
+    }
 }
 
 /// Where a log ends.
@@ -463,7 +481,8 @@ mod tests {
             let bytes = Buffer::copy_of(&blocks(&stream));
             disk.write(file, RING_AT + LOG_BLOCK as u64, bytes, Durability::Durable).await.1.unwrap();
             let start = Lsn::of_block(1);
-            let mut reader = LogReader::new(LogSource { disk: disk.clone(), file, identity: IDENTITY, start, durable: start, end: None });
+            let (disk, end, life) = (disk.clone(), None, None);
+            let mut reader = LogReader::new(LogSource { disk, file, identity: IDENTITY, start, durable: start, end, life });
             let mut found = Vec::new();
             let more = async |reader: &mut LogReader, found: &mut Vec<(Scn, Lsn)>| {
                 let sink = |group: LogGroup<'_>| {

@@ -149,7 +149,8 @@ impl Space {
         let free_from = |from: usize, to: usize| {
             let mut from = from;
             while let Some(bit) = space::find_free(bytes, from).filter(|bit| *bit < to) {
-                if !change.holds(page_of(map, bit)) {
+                let page = page_of(map, bit);
+                if !change.holds(page) && !self.cache.is_unwritable(page) {
                     return Some(bit);
                 }
                 from = bit + 1;
