@@ -240,7 +240,7 @@ fn a_full_ring_is_reused_only_behind_a_durable_control_block() {
         let model = Arc::new(Mutex::new(Model::default()));
         let load = Load {
             clients: 8,
-            groups: 80,
+            groups: 250,
             keys: 3000,
             group_keys: 20,
             value_bytes: 1900,
