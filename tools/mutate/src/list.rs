@@ -65,7 +65,10 @@ pub(crate) fn check(mutations: &[Mutation], read: impl Fn(&str) -> Result<String
         match read(&mutation.file).map(|text| text.matches(&mutation.find).count()) {
             Ok(1) => {}
             Ok(count) => {
-                say(format!("stale: its text occurs {count} times in {}, but must occur once; fit it to the source as it is now", mutation.file));
+                say(format!(
+                    "stale: its text occurs {count} times in {}, but must occur once; fit it to the source as it is now",
+                    mutation.file
+                ));
             }
             Err(error) => say(format!("stale: {}: {error}", mutation.file)),
         }
@@ -78,7 +81,8 @@ mod tests {
     use super::*;
 
     fn sample() -> Mutation {
-        let text = "[[mutation]]\nname = 'one'\nrules = [7]\nfile = 'a.rs'\nfind = 'force();'\nreplace = ''\nwrong = 'Lost.'\ntest = '--lib'\n";
+        let text =
+            "[[mutation]]\nname = 'one'\nrules = [7]\nfile = 'a.rs'\nfind = 'force();'\nreplace = ''\nwrong = 'Lost.'\ntest = '--lib'\n";
         parse(text).unwrap().remove(0)
     }
 

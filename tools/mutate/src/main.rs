@@ -107,7 +107,11 @@ fn run_all(root: &Path, mutations: &[Mutation], arguments: &Arguments) -> Result
         rows.push(row);
     }
     let killed = rows.iter().all(|row| matches!(row.outcome, Outcome::Killed { .. }));
-    if arguments.json { println!("{}", report::json(&rows)) } else { print!("{}", report::table(&rows)) }
+    if arguments.json {
+        println!("{}", report::json(&rows))
+    } else {
+        print!("{}", report::table(&rows))
+    }
     Ok(killed)
 }
 
@@ -126,7 +130,11 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         return Ok(true);
     }
     if arguments.list {
-        if arguments.json { println!("{}", report::list_json(&chosen)) } else { print!("{}", report::list(&chosen)) }
+        if arguments.json {
+            println!("{}", report::list_json(&chosen))
+        } else {
+            print!("{}", report::list(&chosen))
+        }
         return Ok(true);
     }
     run_all(&root, &chosen, arguments)
