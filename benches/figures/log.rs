@@ -45,7 +45,15 @@ async fn source(folder: &Path) -> LogSource {
     let volume = Volume::open(disk.clone(), &paths(folder), Access::Read).await.expect("the store opens");
     let file = volume.redo_file(ThreadId(1)).expect("there is a redo file");
     let control = ControlFile::new(disk.clone(), file, volume.tag(), ThreadId(1)).read().await.expect("a control block").control;
-    LogSource { disk, file, identity: log_identity(&volume, ThreadId(1)), start: control.checkpoint, durable: control.durable, end: None, life: None }
+    LogSource {
+        disk,
+        file,
+        identity: log_identity(&volume, ThreadId(1)),
+        start: control.checkpoint,
+        durable: control.durable,
+        end: None,
+        life: control.life(),
+    }
 }
 
 /// Reads a log to its end and decodes every change; returns seconds, end, changes and pages.

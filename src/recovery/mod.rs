@@ -132,6 +132,7 @@ impl Recovery {
             redo.read_again(&control, segment, &mut pages, &mut meter).await?;
         }
         report.phases.push(meter.end());
+        self.cache.expect(pages.not_looked_at());
         report.finish(&pages, &self.cache);
         Ok(Recovered { control, clock: report.clock(), report })
     }
@@ -144,8 +145,7 @@ impl Recovery {
             start: control.checkpoint,
             durable: control.durable,
             end,
-            // While a thread is open, its control block keeps where its life began.
-            life: (control.state == ThreadState::Open).then_some((control.end, control.writer.incarnation)),
+            life: control.life(),
         }
     }
 

@@ -100,6 +100,7 @@ impl Log<'_> {
             start,
             durable: control.durable,
             end: known_end,
+            life: control.life(),
         };
         if args.blocks {
             self.blocks(start, args.to, out).await?;
