@@ -213,7 +213,9 @@ pub fn filled(seed: u64, load: &Load) -> (MemoryMedia, Model) {
     let sim = Sim::new(seed);
     let model = Arc::new(Mutex::new(Model::default()));
     sim.run(async {
-        let store = world::open(&sim.runtime(), &media, &Options { log_mode: LogMode::None, ..world::small() }).await.expect("the store can be opened");
+        let store = world::open(&sim.runtime(), &media, &Options { log_mode: LogMode::None, ..world::small() })
+            .await
+            .expect("the store can be opened");
         let subject = Subject { seams: sim.runtime(), store, model: model.clone(), media: media.clone() };
         let mut random = Random::new(seed);
         for step in 0..load.keys / 8 {
@@ -227,4 +229,3 @@ pub fn filled(seed: u64, load: &Load) -> (MemoryMedia, Model) {
     model.settle(all);
     (media, model)
 }
-

@@ -153,7 +153,11 @@ fn in_mode_commit_what_was_forced_survives_any_crash() {
         end.unwrap();
         let count = found.len() as u64;
         assert_eq!(numbers(&found), (0..count).collect::<Vec<_>>(), "groups are there in order, from the first on");
-        assert!(forced.lock().iter().all(|number| *number < count), "only {count} groups are there, but of {:?} was said they were durable", forced.lock());
+        assert!(
+            forced.lock().iter().all(|number| *number < count),
+            "only {count} groups are there, but of {:?} was said they were durable",
+            forced.lock()
+        );
     });
 }
 
