@@ -122,3 +122,13 @@ pub async fn pages(store: &Store) -> Result<BTreeMap<u64, Vec<u8>>, CacheError> 
     }
     Ok(pages)
 }
+
+/// The store's structure is sound and no page is in quarantine.
+///
+/// # Panics
+/// When it isn't, naming what is wrong.
+pub async fn sound(store: &Store, what: &str) {
+    assert_eq!(store.storage().cache().quarantined(), [], "{what}");
+    let report = store.trees().check(|_| {}).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(report.is_sound(), "{what}: {:?}", report.findings);
+}

@@ -12,7 +12,7 @@ use cluster_tests::model::{Model, apply};
 use cluster_tests::seeds::Test;
 use cluster_tests::test_named;
 use cluster_tests::workload::{Load, Subject, filled};
-use cluster_tests::world::{close, contents, open, pages, small};
+use cluster_tests::world::{close, contents, open, pages, small, sound};
 use parking_lot::Mutex;
 use regroup::base::Random;
 use regroup::base::options::{LogMode, Options};
@@ -84,7 +84,7 @@ fn recover(image: &MemoryMedia, seed: u64, options: &Options, model: &Model, lea
     let sim = Sim::new(seed);
     let (groups, pages) = sim.run(async {
         let store = open(&sim.runtime(), &media, options).await.unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(store.storage().cache().quarantined(), [], "{what}");
+        sound(&store, what).await;
         let found = contents(&store).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         let groups = model.matches(least, &found).unwrap_or_else(|why| panic!("{what}: {why}"));
         let pages = pages(&store).await.unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster_tests::model::Model;
 use cluster_tests::test_named;
 use cluster_tests::workload::{Load, Subject};
-use cluster_tests::world::{self, close, contents, open, shape, small};
+use cluster_tests::world::{self, close, contents, open, shape, small, sound};
 use parking_lot::Mutex;
 use regroup::base::Random;
 use regroup::base::options::{DoubleWrite, LogMode, Options};
@@ -59,7 +59,7 @@ impl Lives {
         let (media, model, random) = (self.media.clone(), self.model.clone(), &mut self.random);
         let store = sim.run(async {
             let store = open(&sim.runtime(), &media, &options).await.unwrap_or_else(|error| panic!("life {life}: {error}"));
-            assert_eq!(store.storage().cache().quarantined(), [], "life {life}");
+            sound(&store, &format!("life {life}")).await;
             let found = contents(&store).await.expect("what is there can be read");
             let mut model = model.lock();
             let least = model.acknowledged;

@@ -108,6 +108,11 @@ impl Checkpointer {
         done.await.unwrap_or(Err(CacheError::Log(crate::redo::LogError::Closed)))
     }
 
+    /// What tells the task to end, for whoever drops the handle without [`Checkpointer::stop`].
+    pub fn stopper(&self) -> Arc<Notify> {
+        self.stop.clone()
+    }
+
     /// Ends the task and hands back the control block and what it says.
     pub async fn stop(self) -> (ControlFile, Control) {
         self.stop.notify_one();
@@ -137,13 +142,13 @@ impl Task {
             if let Err(error) = &outcome {
                 tracing::error!(%error, "no checkpoint");
             }
-            let failed = outcome.is_err();
+            let failed = outcome.as_ref().err().cloned();
             if let Some(request) = request {
                 // Whoever asked may have gone.
                 let _ = request.send(outcome);
             }
-            if failed {
-                stop.notified().await;
+            if let Some(error) = failed {
+                refuse(requests, stop, &error).await;
                 return self;
             }
         }
@@ -199,6 +204,20 @@ impl Task {
         }
         for (page, why) in self.cache.quarantined() {
             tracing::error!(%page, %why, checkpoint = %at, "the log can't be reused behind this position until the page is repaired");
+        }
+    }
+}
+
+/// Answers everyone with what made checkpoints impossible, until told to stop.
+async fn refuse(mut requests: mpsc::UnboundedReceiver<Request>, stop: &Notify, error: &CacheError) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.notified() => return,
+            Some(request) = requests.recv() => {
+                // Whoever asked may have gone.
+                let _ = request.send(Err(error.clone()));
+            }
         }
     }
 }

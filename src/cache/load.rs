@@ -19,7 +19,7 @@ use crate::base::runtime::join_all;
 use crate::base::{BoxFuture, PageId, TreeId};
 use crate::disk::Buffer;
 use crate::page::header::{self, Kind};
-use crate::page::verify;
+use crate::page::{PageFault, verify};
 
 /// Most neighbouring pages read with one I/O.
 const RUN_MAX: usize = 16;
@@ -173,7 +173,10 @@ impl Cache {
         let shared = &self.shared;
         let mut frames = Vec::with_capacity(count);
         for _ in 0..count {
-            frames.push(shared.take_frame().await);
+            match shared.take_frame().await {
+                Ok(frame) => frames.push(frame),
+                Err(error) => return vec![Err(error); count],
+            }
         }
         let pages: Vec<PageId> = (0..count as u64).map(|offset| PageId(first.0 + offset)).collect();
         let mut results = Vec::with_capacity(count);
@@ -230,11 +233,16 @@ impl Cache {
     }
 
     fn check(&self, page: PageId, bytes: &[u8]) -> Result<(), CacheError> {
-        verify(bytes, page, self.shared.volume.tag()).map_err(|fault| {
-            let why = CacheError::Page(fault);
-            self.quarantine(page, why.clone());
-            why
-        })
+        let whole = verify(bytes, page, self.shared.volume.tag());
+        let (expected, found) = (self.shared.expected.lock().remove(&page), header::of(bytes).version());
+        let fault = match (whole, expected) {
+            (Err(fault), _) => fault,
+            (Ok(()), Some(expected)) if found < expected => PageFault::Stale { page, expected, found },
+            (Ok(()), _) => return Ok(()),
+        };
+        let why = CacheError::Page(fault);
+        self.quarantine(page, why.clone());
+        Err(why)
     }
 }
 
@@ -268,17 +276,23 @@ impl Drop for FreeFrame {
 
 impl CacheShared {
     /// A frame without a page, waiting for the page writer when every page is dirty or pinned.
-    async fn take_frame(self: &Arc<Self>) -> FreeFrame {
+    ///
+    /// # Errors
+    /// The page writer can't make room any more.
+    async fn take_frame(self: &Arc<Self>) -> Result<FreeFrame, CacheError> {
         loop {
             if let Some(frame) = self.try_take_frame() {
-                return frame;
+                return Ok(frame);
             }
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
             self.wanted.store(true, Ordering::Release);
             if let Some(frame) = self.try_take_frame() {
-                return frame;
+                return Ok(frame);
+            }
+            if let Some(why) = &*self.stuck.lock() {
+                return Err(why.clone());
             }
             self.write.notify_one();
             freed.await;

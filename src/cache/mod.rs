@@ -20,6 +20,7 @@ pub mod load;
 pub mod page_writer;
 pub mod recovered;
 pub mod table;
+mod unwritable;
 pub mod wait;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, Semaphore};
 
 pub use frame::PageRead;
@@ -103,6 +105,8 @@ pub(crate) struct CacheShared {
     pub(crate) dirty: Mutex<dirty::DirtyTable>,
     /// Pages that are damaged or can't be written, with the reason.
     pub(crate) quarantine: Mutex<BTreeMap<PageId, CacheError>>,
+    /// Pages not looked at since recovery, because the log says that they are durable at home in at least this version.
+    pub(crate) expected: Mutex<FxHashMap<PageId, Scn>>,
     /// Frames that waiting operations may pin: half of all.
     pub(crate) pins: Arc<Semaphore>,
     /// A frame has become free, clean or unpinned.
@@ -117,6 +121,8 @@ pub(crate) struct CacheShared {
     pub(crate) goal: AtomicU64,
     pub(crate) closing: AtomicBool,
     pub(crate) writer_gone: AtomicBool,
+    /// Why no page is written any more, or not for now: who needs a frame hears it.
+    pub(crate) stuck: Mutex<Option<CacheError>>,
     pub(crate) counters: CacheCounters,
 }
 
@@ -153,6 +159,8 @@ impl Cache {
             goal: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             writer_gone: AtomicBool::new(false),
+            stuck: Mutex::default(),
+            expected: Mutex::default(),
             counters: CacheCounters::default(),
         };
         Cache { shared: Arc::new(shared) }
@@ -164,6 +172,14 @@ impl Cache {
     /// When called twice.
     pub fn open_for_changes(&self, log: LogWriter) {
         assert!(self.shared.log.set(log).is_ok(), "a cache is opened for changes once");
+        // It may be waiting for a log.
+        self.shared.write.notify_one();
+    }
+
+    /// Ends the page writer without writing more: whoever owned the cache is gone.
+    pub fn abandon(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.write.notify_one();
     }
 
     /// Where pages live.

@@ -5,7 +5,8 @@
 //!             -> clean, unless changed meanwhile -> notice in the log
 //! ```
 //! It works when a checkpoint asks (up to its goal), when too many frames are dirty, and when somebody wants a frame. A page whose home
-//! can't be written, or whose sync failed, is quarantined: kept in its frame, never written there again, its position held (rule 14).
+//! can't be written, or whose sync failed, is quarantined: kept in its frame, never written there again, its position held (rule 14);
+//! `unwritable` saves its contents.
 //! A failed double-write or log stops the instance, as both lie in its own redo file.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,7 +42,7 @@ impl Cache {
     pub fn start_page_writer(&self, area: DoubleWrite) {
         // Where no page goes through the area, what an earlier life left there must not outlive the first home that this one writes.
         let unvoided = !self.shared.double_write;
-        let writer = PageWriter { shared: self.shared.clone(), area, unvoided, spare: None };
+        let writer = PageWriter { shared: self.shared.clone(), area, unvoided, spare: None, doubtful: Vec::new() };
         self.shared.seams.spawn("page writer", Box::pin(writer.run()));
     }
 
@@ -99,13 +100,15 @@ impl CacheShared {
     }
 }
 
-struct PageWriter {
-    shared: Arc<CacheShared>,
+pub(super) struct PageWriter {
+    pub(super) shared: Arc<CacheShared>,
     area: DoubleWrite,
     /// The last batch is complete but not voided, or one of an earlier life may not be.
     unvoided: bool,
     /// The batch's memory, between rounds.
     spare: Option<Buffer>,
+    /// Pages of the last batch whose homes are in doubt: their images must be in the log before the area is used again.
+    pub(super) doubtful: Vec<(PageId, DiskError)>,
 }
 
 impl PageWriter {
@@ -115,6 +118,7 @@ impl PageWriter {
             if let Err(error) = outcome {
                 // The log carries the reason; without it nothing can be written any more.
                 tracing::error!(%error, "the page writer stops");
+                *self.shared.stuck.lock() = Some(error);
                 break;
             }
         }
@@ -168,7 +172,8 @@ impl PageWriter {
         let failed = self.write_homes(&copies, &area).await;
         self.spare = Some(area);
         self.finish(&copies, &failed);
-        Ok(())
+        self.doubtful.extend(failed);
+        self.preserve().await
     }
 
     /// Copies and seals the pages under shared latches and marks them as being written. Returns the copies and their newest redo position.
@@ -275,7 +280,7 @@ impl PageWriter {
         shared.written.notify_waiters();
     }
 
-    fn fatal(&self, error: DiskError) -> CacheError {
+    pub(super) fn fatal(&self, error: DiskError) -> CacheError {
         if let Some(log) = self.shared.log.get() {
             log.fail(error.clone());
         }

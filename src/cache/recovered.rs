@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::Cache;
 use super::frame::{Body, Pin, WriteState};
 use super::wait::CacheError;
-use crate::base::{Lsn, PageId};
+use crate::base::{Lsn, PageId, Scn};
 
 impl Cache {
     /// Lets `change` work on the page of `pin`. When it returns true the page is dirty from `position` on.
@@ -56,6 +56,12 @@ impl Cache {
         }
         self.shared.free.lock().push(number);
         self.hold(page, position, why);
+    }
+
+    /// Recovery didn't look at these pages, because the log says that they are durable at home in these versions: whoever reads one makes
+    /// sure (rule 16).
+    pub(crate) fn expect(&self, pages: impl Iterator<Item = (PageId, Scn)>) {
+        self.shared.expected.lock().extend(pages);
     }
 
     /// Quarantines a page that isn't resident and holds the checkpoint at `position`.

@@ -11,6 +11,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::base::limits::{LOG_BLOCK, PAGE_SIZE};
 use crate::base::options::{DoubleWrite as DoubleWriteOption, OptionError, Options};
 use crate::base::{Epoch, Incarnation, Lsn, Seams, ThreadId, Writer};
@@ -89,6 +91,25 @@ pub struct OpeningVolume {
     pub on_checkpoint: Option<OnCheckpoint>,
 }
 
+/// Ends the tasks of a storage core that is dropped without being closed, or was never quite open, so that its files become free.
+struct Tasks {
+    cache: Cache,
+    log: Option<LogWriter>,
+    checkpointer: Option<Arc<Notify>>,
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        if let Some(log) = &self.log {
+            log.abandon();
+        }
+        self.cache.abandon();
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.notify_one();
+        }
+    }
+}
+
 /// An open storage core.
 pub struct Storage {
     cache: Cache,
@@ -97,6 +118,7 @@ pub struct Storage {
     area: DoubleWrite,
     writer: Writer,
     recovery: Option<RecoveryReport>,
+    _tasks: Tasks,
 }
 
 /// Makes the storage files of a new cluster, with a closed control block for every thread. Pages come with the first open.
@@ -169,14 +191,17 @@ impl Storage {
         }
         let clock = Arc::new(AtomicU64::new(found.control.clock.0));
         let cache = new_cache(&seams, &volume, &options, &clock);
+        let mut tasks = Tasks { cache: cache.clone(), log: None, checkpointer: None };
         let mut area = DoubleWrite::new(disk.clone(), file, volume.tag(), thread);
         area.resume().await?;
         let identity = log_identity(&volume, thread);
         let mut control = found.control;
         let mut report = None;
         if control.state == ThreadState::Closed {
+            tracing::info!(%thread, "storage had been closed: nothing to recover");
             cache.start_page_writer(area.again());
         } else {
+            tracing::info!(%thread, state = %control.state, checkpoint = %control.checkpoint, "storage had not been closed: recovering");
             let workers = if options.recovery_workers == 0 { seams.workers() } else { options.recovery_workers };
             let recovery = Recovery {
                 seams: seams.clone(),
@@ -191,6 +216,7 @@ impl Storage {
                 on_progress,
             };
             let recovered = recovery.run(control).await?;
+            recovered.report.tell();
             clock.fetch_max(recovered.clock.0, Ordering::AcqRel);
             (control, report) = (recovered.control, Some(recovered.report));
         }
@@ -210,10 +236,12 @@ impl Storage {
             fill_percent: options.checkpoint_log_percent,
         };
         let log = LogWriter::start(seams.clone(), place, options.log_mode, options.log_batch_interval(), clock);
+        tasks.log = Some(log.clone());
         cache.open_for_changes(log.clone());
         let interval = options.checkpoint_interval();
         let checkpointer = Checkpointer::start(cache.clone(), log.clone(), control_file, control, interval, on_checkpoint);
-        Ok(Storage { cache, log, checkpointer, area, writer: control.writer, recovery: report })
+        tasks.checkpointer = Some(checkpointer.stopper());
+        Ok(Storage { cache, log, checkpointer, area, writer: control.writer, recovery: report, _tasks: tasks })
     }
 
     /// Pages in memory.

@@ -7,7 +7,7 @@ use super::header::{self, FORMAT, Kind};
 use super::slotted::{self, SlotError};
 use super::space;
 use crate::base::limits::{NUMBER_MAX, THREADS_MAX};
-use crate::base::{PageId, checksum};
+use crate::base::{PageId, Scn, checksum};
 
 /// What is wrong with a page.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +59,16 @@ pub enum PageFault {
         what: &'static str,
         /// What it is.
         found: u64,
+    },
+    /// Whole and ours, but the log says that a newer version was durable here: a lost write.
+    #[error("page {page} has version {found}, but the log says that {expected} was durable at its home: a lost write")]
+    Stale {
+        /// The page asked for.
+        page: PageId,
+        /// Durable once.
+        expected: Scn,
+        /// What is there.
+        found: Scn,
     },
     /// Whole and ours, but its body contradicts itself: written wrong.
     #[error("page {page}: {fault}")]

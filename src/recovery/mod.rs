@@ -132,6 +132,7 @@ impl Recovery {
             redo.read_again(&control, segment, &mut pages, &mut meter).await?;
         }
         report.phases.push(meter.end());
+        self.cache.expect(pages.not_looked_at());
         report.finish(&pages, &self.cache);
         Ok(Recovered { control, clock: report.clock(), report })
     }

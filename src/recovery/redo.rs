@@ -14,8 +14,8 @@ use crate::base::runtime::{join_all, run_job};
 use crate::base::{BoxFuture, Lsn, PageId, Writer};
 use crate::cache::frame::Pin;
 use crate::cache::{Cache, CacheError, Load};
-use crate::page::header;
 use crate::page::verify::verify_stamped;
+use crate::page::{PageFault, header};
 use crate::redo::LogReader;
 use crate::redo::apply::{Redone, redo};
 use crate::redo::control::Control;
@@ -210,6 +210,10 @@ fn redo_pages(cache: &Cache, segment: &Segment, pages: Vec<(Chain, Pin)>, end: L
             if !chain.formats && stamp.thread.get() == segment_thread(segment, &chain) && stamp.redo() > end {
                 too_short = Some((chain.page, stamp.redo()));
                 return Ok(false);
+            }
+            if !chain.formats && stamp.version() < chain.written {
+                let (expected, found) = (chain.written, stamp.version());
+                return Err(PageFault::Stale { page: chain.page, expected, found }.into());
             }
             for link in segment.links(&chain) {
                 match redo(bytes, &link.change, link.new, link.end, link.writer)? {

@@ -21,20 +21,30 @@ pub(super) async fn restore(volume: &Volume, area: &DoubleWrite, pages: &Pages, 
     for (index, (page, version)) in batch.items.into_iter().enumerate() {
         meter.at(index as u64);
         let (home, outcome) = volume.read(page, Buffer::zeroed(PAGE_SIZE)).await;
-        match outcome {
-            Ok(()) if verify(&home, page, volume.tag()).is_ok() => continue,
-            // A home that can't be read is dealt with when redo or a reader needs it.
-            Err(DiskError::Io { .. } | DiskError::Short { .. }) => continue,
-            Err(other) => return Err(other.into()),
-            Ok(()) => {}
+        let unread = outcome.err();
+        match &unread {
+            None if verify(&home, page, volume.tag()).is_ok() => continue,
+            // A home that isn't there is dealt with when redo or a reader needs it.
+            Some(DiskError::Short { .. }) => continue,
+            // One that can't be read is as torn: the image is lost once the area is used again, and writing often mends a bad sector.
+            None | Some(DiskError::Io { .. }) => {}
+            Some(other) => return Err(other.clone().into()),
         }
         let image = area.read_image(index).await?;
         let whole = verify(&image, page, volume.tag()).is_ok() && header::of(&image).version() == version;
         if !whole || version < pages.written(page) {
             continue;
         }
-        volume.write(page, image).await.1?;
-        volume.sync([page.file()]).await.map_err(|(_, error)| error)?;
+        let written = volume.write(page, image).await.1;
+        let durable = volume.sync([page.file()]).await.map_err(|(_, error)| error);
+        match (written.and(durable), unread) {
+            (Ok(()), _) => {}
+            (Err(error), Some(_)) => {
+                tracing::error!(%page, %error, "the page's home can be neither read nor written");
+                continue;
+            }
+            (Err(error), None) => return Err(error.into()),
+        }
         tracing::info!(%page, %version, "torn page restored from the double-write area");
         restored += 1;
     }

@@ -24,9 +24,20 @@ struct Entry {
     last: Scn,
     /// Newest version that is durable at home.
     written: Scn,
+    /// Newest version that was formatted: what lies before doesn't matter.
+    formatted: Scn,
     /// Ends of its chain in the segment.
     first_change: u32,
     last_change: u32,
+}
+
+impl Entry {
+    fn change(&mut self, change: &Change<'_>, scn: Scn) {
+        self.last = self.last.max(scn);
+        if change.formats() {
+            self.formatted = self.formatted.max(scn);
+        }
+    }
 }
 
 /// Every page that the log concerns.
@@ -69,6 +80,11 @@ impl Pages {
         self.index.get(&page).map_or(Scn(0), |at| self.entries[*at as usize].written)
     }
 
+    /// Pages that redo doesn't look at, with the version that home must have.
+    pub(super) fn not_looked_at(&self) -> impl Iterator<Item = (PageId, Scn)> {
+        self.entries.iter().filter(|entry| entry.written >= entry.last).map(|entry| (entry.page, entry.written))
+    }
+
     /// Pages with the newest version in the log, in page order.
     pub fn versions(&self) -> Vec<(PageId, Scn)> {
         let mut all: Vec<_> = self.entries.iter().map(|entry| (entry.page, entry.last)).collect();
@@ -82,7 +98,7 @@ impl Pages {
         let at = *self.index.entry(page).or_insert(next);
         if at == next {
             let (first_change, last_change) = (NONE, NONE);
-            self.entries.push(Entry { page, last: Scn(0), written: Scn(0), first_change, last_change });
+            self.entries.push(Entry { page, last: Scn(0), written: Scn(0), formatted: Scn(0), first_change, last_change });
             if self.entries.len() <= self.most {
                 self.lasting = self.entries.len();
             }
@@ -100,11 +116,11 @@ impl Pages {
             return Ok(());
         }
         for change in Changes::new(group.body, group.header.items) {
-            let page = change?.page;
+            let change = change?;
+            let page = change.page;
             if !self.is_full() || self.index.contains_key(&page) {
                 let at = self.place(page);
-                let entry = &mut self.entries[at as usize];
-                entry.last = entry.last.max(group.header.scn);
+                self.entries[at as usize].change(&change, group.header.scn);
             }
         }
         Ok(())
@@ -163,6 +179,8 @@ pub struct Chain {
     pub formats: bool,
     /// The log from here on concerns it.
     pub position: Lsn,
+    /// Home must have at least this version.
+    pub written: Scn,
     first: u32,
 }
 
@@ -232,7 +250,7 @@ impl Segment {
             at += CHANGE_HEADER + change.ops.len();
             let place = pages.place(change.page);
             let entry = &mut pages.entries[place as usize];
-            entry.last = entry.last.max(group.header.scn);
+            entry.change(&change, group.header.scn);
             if entry.first_change == NONE {
                 entry.first_change = index;
                 self.touched.push(place);
@@ -263,7 +281,7 @@ impl Segment {
         for at in &self.touched {
             let entry = &pages.entries[*at as usize];
             let mut first = entry.first_change;
-            while first != NONE && self.group(first).scn <= entry.written {
+            while first != NONE && (self.group(first).scn <= entry.written || self.group(first).scn < entry.formatted) {
                 first = self.changes[first as usize].next;
             }
             if first == NONE {
@@ -271,7 +289,7 @@ impl Segment {
             }
             let group = self.changes[first as usize].group as usize;
             let position = if group == 0 { self.start } else { self.groups[group - 1].end };
-            chains.push(Chain { page: entry.page, formats: self.change(first).formats(), position, first });
+            chains.push(Chain { page: entry.page, formats: self.change(first).formats(), position, written: entry.written, first });
         }
         chains.sort_unstable_by_key(|chain| chain.page);
         chains

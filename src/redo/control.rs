@@ -55,7 +55,7 @@ pub struct Control {
     pub checkpoint: Lsn,
     /// The log was durable at least up to here.
     pub durable: Lsn,
-    /// Where the log ends: meaningful unless the thread is open.
+    /// Where the log ends; while the thread is open, where it ended before.
     pub end: Lsn,
     /// Checksum of the block before [`Control::end`]; 0 when there is none.
     pub end_crc: u32,
@@ -130,6 +130,12 @@ pub enum ControlError {
 }
 
 impl Control {
+    /// Where the life that the thread is open for began to write, and which it is: [`super::reader::LogSource::life`].
+    pub fn life(&self) -> Option<(Lsn, Incarnation)> {
+        // An open thread's control block keeps the end of the life before.
+        (self.state == ThreadState::Open).then_some((self.end, self.writer.incarnation))
+    }
+
     /// The control block of a thread that was never used.
     pub fn new(thread: ThreadId) -> Control {
         Control {

@@ -112,7 +112,7 @@ impl LogSource {
             start: control.checkpoint,
             durable: control.durable,
             end: (!open).then_some(control.end),
-            life: open.then_some((control.end, control.writer.incarnation)),
+            life: control.life(),
         }
     }
 }

@@ -6,8 +6,8 @@
 //! ```
 //! Callers: change groups ([`LogWriter::append`] under their page latches), commits and the page writer ([`LogWriter::force`]),
 //! the checkpointer ([`LogWriter::release`]). A write takes the whole active buffer and starts a new block, so a written block never
-//! changes; each block carries what was durable before it. After an idle moment an empty block seals the last write, so that damage
-//! to it can be told from a torn tail. Room is reserved before the first latch of a group (rule 19): [`LogWriter::reserve`] never
+//! changes; each block carries what was durable before it. After an idle moment another write, if need be an empty block, seals the last
+//! one that somebody relies on, so that damage to it can be told from a torn tail. Room is reserved before the first latch of a group (rule 19): [`LogWriter::reserve`] never
 //! waits, [`LogWriter::wait_for_room`] does. A failed write ends the thread (rule 14): every later call gets the error.
 
 use std::collections::VecDeque;
@@ -23,11 +23,11 @@ use super::record::{GROUP_HEADER, Group};
 use crate::base::limits::{LOG_BLOCK, LOG_WRITE_MAX};
 use crate::base::options::LogMode;
 use crate::base::runtime::join_all;
-use crate::base::{Lsn, Scn, Seams, Writer};
+use crate::base::{Instant, Lsn, Scn, Seams, Writer};
 use crate::disk::{Buffer, Disk, DiskError, Durability, FileId};
 use crate::page::superblock::RING_AT;
 
-/// Idle time after which the last write is sealed. Nothing depends on it but how soon damage to that write is found.
+/// Idle time after which the last write that somebody relies on is sealed. Nothing depends on it but how soon damage to that write is found.
 const SEAL_AFTER: Duration = Duration::from_millis(5);
 
 /// Why the log takes no more.
@@ -77,6 +77,8 @@ struct State {
     fill: usize,
     /// Per begun block of `active`: offset of the first group that starts in it.
     first_groups: Vec<u16>,
+    /// When `active` took its first redo.
+    since: Instant,
     /// Bytes promised to groups under way.
     reserved: usize,
     /// Oldest position that replay may need: the ring is not reused before it.
@@ -165,6 +167,7 @@ impl LogWriter {
             first: place.start.block(),
             fill: 0,
             first_groups: Vec::new(),
+            since: Instant::default(),
             reserved: 0,
             checkpoint: place.checkpoint,
             wanted: Lsn(0),
@@ -291,8 +294,11 @@ impl LogWriter {
         let scn = Scn(clock.load(Ordering::Acquire)).max(floor).next();
         clock.fetch_max(scn.0, Ordering::AcqRel);
         set_scn(group, scn);
+        let begun = state.fill == 0 && self.shared.mode == LogMode::Batch;
+        if begun {
+            state.since = self.shared.seams.now();
+        }
         let (start, end) = state.put(group);
-        let begun = state.first_groups.len() == 1 && self.shared.mode == LogMode::Batch;
         let half_full = state.fill >= LOG_WRITE_MAX / 2;
         drop(state);
         if half_full || begun {
@@ -309,6 +315,9 @@ impl LogWriter {
         let Ok(_reservation) = self.reserve(group.len())? else { return Ok(false) };
         let mut state = self.shared.state.lock();
         set_scn(group, Scn(self.shared.clock.load(Ordering::Acquire)));
+        if state.fill == 0 {
+            state.since = self.shared.seams.now();
+        }
         state.put(group);
         Ok(true)
     }
@@ -341,6 +350,12 @@ impl LogWriter {
     /// Ends the log because other I/O to the instance's own redo file failed (rule 14).
     pub fn fail(&self, error: DiskError) {
         self.shared.fail(error);
+        self.shared.work.notify_one();
+    }
+
+    /// Ends the log as it is, without writing what it still holds: whoever owned it is gone.
+    pub fn abandon(&self) {
+        self.shared.end(&LogError::Closed);
         self.shared.work.notify_one();
     }
 
@@ -425,7 +440,8 @@ struct Batch {
 }
 
 enum Next {
-    Write(Batch),
+    /// Write this. Whether anybody relies on it: then it is to be sealed.
+    Write(Batch, bool),
     Wait(Option<Duration>),
     End,
 }
@@ -455,21 +471,23 @@ impl Shared {
             return Next::End;
         }
         let asked = state.wanted > self.durable() || state.closing || state.fill >= LOG_WRITE_MAX / 2;
-        let due = idle_over && self.mode == LogMode::Batch;
-        if state.fill > 0 && (asked || due) {
-            return Next::Write(state.take(spare));
+        let waited = self.seams.now().since(state.since);
+        let left = (self.mode == LogMode::Batch && state.fill > 0).then(|| self.batch_interval.saturating_sub(waited));
+        if state.fill > 0 && (asked || left == Some(Duration::ZERO)) {
+            return Next::Write(state.take(spare), true);
         }
-        if state.fill > 0 {
-            return Next::Wait((self.mode == LogMode::Batch).then_some(self.batch_interval));
-        }
-        if !sealed {
-            if idle_over || state.closing {
+        if !sealed && (idle_over || state.closing) {
+            if state.fill == 0 {
                 // An empty block: only its header says something.
                 state.fill = BLOCK_HEADER;
                 state.first_groups.push(NO_GROUP);
-                return Next::Write(state.take(spare));
             }
-            return Next::Wait(Some(SEAL_AFTER));
+            // Else what nobody waits for seals as well.
+            return Next::Write(state.take(spare), false);
+        }
+        let seal = (!sealed).then_some(SEAL_AFTER);
+        if state.fill > 0 || seal.is_some() {
+            return Next::Wait(left.into_iter().chain(seal).min());
         }
         if state.closing {
             state.ended = Some(LogError::Closed);
@@ -563,7 +581,11 @@ impl Shared {
 
     fn fail(&self, error: DiskError) {
         tracing::error!(thread = %self.place.identity.thread, %error, "redo can't be written; the instance stops and must be recovered");
-        let error = LogError::Failed(error);
+        self.end(&LogError::Failed(error));
+    }
+
+    /// Ends the log with `error`, if it hasn't ended before, and tells everyone who waits for a write.
+    fn end(&self, error: &LogError) {
         let waiters = {
             let mut state = self.state.lock();
             state.ended.get_or_insert(error.clone());
@@ -599,9 +621,9 @@ async fn write_loop(shared: Arc<Shared>) {
             Next::Wait(limit) => {
                 idle_over = wait(&shared, limit).await;
             }
-            Next::Write(mut batch) => {
+            Next::Write(mut batch, relied_on) => {
                 idle_over = false;
-                sealed = batch.fill == BLOCK_HEADER;
+                sealed = !relied_on;
                 let (crc, bytes) = shared.seal(&mut batch, previous_crc);
                 let (buffer, outcome) = shared.write(batch.buffer, batch.first, bytes).await;
                 if let Err(error) = outcome {

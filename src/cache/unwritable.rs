@@ -1,0 +1,53 @@
+//! Pages whose homes can't be written, or of which nobody knows what is there now: their contents go into the log.
+//!
+//! A failed write may have torn the home, and the next batch overwrites the image in the double-write area: then redo would have nothing to
+//! start from. So the page writer logs a change group that formats the page with all that it holds, durable before the area is used again
+//! (rule 14: saved durably before the thread moves on). Recovery starts such a page there and doesn't look at its home. While recovery itself
+//! is under way there is no log: then writing pauses, and who needs a frame gets the error.
+
+use super::page_writer::PageWriter;
+use super::{Cache, CacheError, Halt};
+use crate::base::limits::PAGE_SIZE;
+use crate::base::{Lsn, PageId};
+use crate::page::header::{self, Kind};
+use crate::redo::apply::image;
+use crate::redo::record::Op;
+
+/// Redo of an image beside the page's own bytes, in bytes; plenty.
+const OVERHEAD: usize = 256;
+
+impl PageWriter {
+    /// Saves the contents of the doubtful pages.
+    pub(super) async fn preserve(&mut self) -> Result<(), CacheError> {
+        let Some((page, error)) = self.doubtful.first().cloned() else { return Ok(()) };
+        let cache = Cache { shared: self.shared.clone() };
+        while cache.shared.log.get().is_none() {
+            *cache.shared.stuck.lock() = Some(CacheError::Unwritable { page, error: error.clone() });
+            cache.shared.freed.notify_waiters();
+            cache.shared.write.notified().await;
+        }
+        *cache.shared.stuck.lock() = None;
+        let mut end = Lsn(0);
+        for (page, error) in std::mem::take(&mut self.doubtful) {
+            match log_image(&cache, page) {
+                Ok(logged) => end = end.max(logged),
+                // Waiting for room could be waiting for this very task. The area still has the image: recovery takes it from there.
+                Err(Halt::Wait(_)) => return Err(self.fatal(error)),
+                Err(Halt::Failed(failed)) => return Err(failed),
+            }
+        }
+        Ok(cache.log()?.force(end).await?)
+    }
+}
+
+/// Logs a change that makes `page`, which is resident and stays so, what it is. Returns where its redo ends.
+fn log_image(cache: &Cache, page: PageId) -> Result<Lsn, Halt> {
+    let mut group = cache.begin(PAGE_SIZE + OVERHEAD)?;
+    group.latch(page)?;
+    let bytes = group.page(page).to_vec();
+    let header = header::of(&bytes);
+    let (low, heap) = image(&bytes);
+    let kind = header.kind().unwrap_or(Kind::Free);
+    group.apply(page, Op::Format { kind, tree: header.tree(), low, heap })?;
+    Ok(group.commit()?.end)
+}
