@@ -21,7 +21,7 @@ use regroup::disk::memory::{MemoryDisk, MemoryMedia};
 use regroup::disk::{Access, Disk};
 use regroup::node::storage::OpenError;
 use regroup::node::store::{Store, StoreError};
-use regroup::page::superblock::{COPIES, CONTROL_SLOTS, DOUBLE_WRITE_AT, PAGES_AT, RING_AT, SUPERBLOCK, StorageError};
+use regroup::page::superblock::{CONTROL_SLOTS, COPIES, DOUBLE_WRITE_AT, PAGES_AT, RING_AT, SUPERBLOCK, StorageError};
 use regroup::recovery::{RecoveryError, RecoveryReport};
 use regroup::redo::LogFault;
 use regroup::redo::control::ControlFile;
@@ -142,7 +142,14 @@ async fn key_by_key(store: &Store, contents: &Contents, what: &str) {
 }
 
 /// Flips `count` (scaled) random bits of `range`, judged by `judge`; returns the outcomes.
-fn flips(test: Test, image: &Image, file: &str, range: std::ops::Range<u64>, count: u64, judge: impl Fn(u64, Outcome, Option<&StoreError>, &str)) {
+fn flips(
+    test: Test,
+    image: &Image,
+    file: &str,
+    range: std::ops::Range<u64>,
+    count: u64,
+    judge: impl Fn(u64, Outcome, Option<&StoreError>, &str),
+) {
     let mut outcomes: BTreeMap<Outcome, u64> = BTreeMap::new();
     let name = format!("{file} bytes {range:?}");
     // One seed for the image; the flips' own are what is replayed.
