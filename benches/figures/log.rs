@@ -9,6 +9,7 @@ use regroup::disk::Access;
 use regroup::node::storage::log_identity;
 use regroup::page::superblock::{PAGES_AT, RING_AT};
 use regroup::page::volume::Volume;
+use regroup::recovery::RecoveryReport;
 use regroup::redo::LogReader;
 use regroup::redo::control::ControlFile;
 use regroup::redo::reader::LogSource;
@@ -45,15 +46,7 @@ async fn source(folder: &Path) -> LogSource {
     let volume = Volume::open(disk.clone(), &paths(folder), Access::Read).await.expect("the store opens");
     let file = volume.redo_file(ThreadId(1)).expect("there is a redo file");
     let control = ControlFile::new(disk.clone(), file, volume.tag(), ThreadId(1)).read().await.expect("a control block").control;
-    LogSource {
-        disk,
-        file,
-        identity: log_identity(&volume, ThreadId(1)),
-        start: control.checkpoint,
-        durable: control.durable,
-        end: None,
-        life: control.life(),
-    }
+    LogSource::of(&control, disk, file, log_identity(&volume, ThreadId(1)))
 }
 
 /// Reads a log to its end and decodes every change; returns seconds, end, changes and pages.
@@ -106,8 +99,7 @@ pub(crate) fn apply(rig: &Rig) -> Numbers {
         let options = Options { recovery_memory_bytes: 2 << 30, ..options(64 << 20, LogMode::Commit) };
         let store = open(&world.seams, &folder, options).await;
         let report = store.storage().recovery().expect("it was recovered");
-        let seconds = |name: &str| report.phases.iter().find(|phase| phase.name == name).map_or(0.0, |phase| phase.seconds);
-        let (scan, redo) = (seconds("scan"), seconds("redo"));
+        let (scan, redo) = (phase(report, "scan"), phase(report, "redo"));
         vec![
             ("applied_per_second", report.changes_applied as f64 / redo),
             ("with_scan_per_second", report.changes_applied as f64 / (redo + scan)),
@@ -115,6 +107,10 @@ pub(crate) fn apply(rig: &Rig) -> Numbers {
             ("pages", report.pages_in_log as f64),
         ]
     })
+}
+
+fn phase(report: &RecoveryReport, name: &str) -> f64 {
+    report.phases.iter().find(|phase| phase.name == name).map_or(0.0, |phase| phase.seconds)
 }
 
 /// Recovery from disk against its own floor.
@@ -141,6 +137,9 @@ pub(crate) fn recovery(rig: &Rig) -> Numbers {
             ("ratio", took / floor),
             ("one_reading_ratio", took / (sequential + random)),
             ("seconds", took),
+            ("scan_seconds", phase(report, "scan")),
+            ("restore_seconds", phase(report, "restore")),
+            ("redo_seconds", phase(report, "redo")),
             ("log_mb", length as f64 / 1e6),
             ("pages", pages.len() as f64),
             ("pages_read", report.pages_read as f64),
@@ -149,4 +148,36 @@ pub(crate) fn recovery(rig: &Rig) -> Numbers {
             ("readings", f64::from(report.readings)),
         ]
     })
+}
+
+/// Resident memory beyond the configured cache, of a process that recovers more pages than its cache holds.
+pub(crate) fn growth(rig: &Rig) -> Numbers {
+    let folder = crashed(rig, "growth", 600_000, 200, rig.scaled(4 << 30), 512 << 20);
+    let program = std::env::current_exe().expect("this program's path");
+    let output = std::process::Command::new(program).arg("--recover").arg(&folder).output().expect("it runs again");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).expect("text");
+    let mut numbers = said.split_whitespace().map(|word| word.parse::<f64>().expect("a number"));
+    let mut next = || numbers.next().expect("four numbers");
+    let (peak, log, pages, seconds) = (next(), next(), next(), next());
+    let growth = peak - GROWTH_CACHE as f64;
+    vec![("growth_mb", growth / 1e6), ("peak_mb", peak / 1e6), ("log_mb", log / 1e6), ("pages", pages), ("seconds", seconds)]
+}
+
+/// Page cache of the process whose memory is measured, in bytes.
+const GROWTH_CACHE: u64 = 64 << 20;
+
+/// That process: recovers the store in `folder`, prints its peak resident bytes, log bytes, pages and seconds.
+pub(crate) fn recover_once(folder: &Path) {
+    let world = World::new();
+    world.runtime.block_on(async {
+        let started = Instant::now();
+        let store = open(&world.seams, folder, options(GROWTH_CACHE, LogMode::Commit)).await;
+        let took = started.elapsed().as_secs_f64();
+        let report = store.storage().recovery().expect("it was recovered");
+        let status = std::fs::read_to_string("/proc/self/status").expect("the kernel tells");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel tells the peak");
+        let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+        println!("{} {} {} {took}", kilobytes * 1024, report.log_bytes, report.pages_in_log);
+    });
 }

@@ -35,6 +35,9 @@ struct Args {
     /// Size of what is measured, against the standard.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
+    /// Recovers the store in this folder and tells its memory: what the figure `growth` starts.
+    #[arg(long, hide = true)]
+    recover: Option<PathBuf>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -47,6 +50,7 @@ const FIGURES: &[Figure] = &[
     ("scan", "log scan / sequential O_DIRECT read", 0.85, 0.95, log::scan),
     ("apply", "records applied a second, warm", 4e6, 8e6, log::apply),
     ("recovery", "cold recovery / (log/seqread + pages/randread)", 1.5, 1.15, log::recovery),
+    ("growth", "resident MB beyond the cache, recovering 4 GiB of log", 100.0, 64.0, log::growth),
     ("verify", "page verification / memory sweep, 2 threads", 0.85, 0.95, memory::verify),
     ("commit-1", "durable commit, one client / 4 KiB durable write", 1.5, 1.1, commit::one_client),
     ("commit-64", "64 tasks / one task, commits a second", 20.0, 50.0, commit::sixty_four),
@@ -56,6 +60,10 @@ const FIGURES: &[Figure] = &[
 
 fn main() {
     let args = Args::parse();
+    if let Some(folder) = &args.recover {
+        log::recover_once(folder);
+        return;
+    }
     let rig = Rig::new(args.dir.as_deref(), args.scale);
     let mut all = Vec::new();
     println!("{:<12} {:>14} {:>14} {:>14}  {:>10} {:>10}  figure", "name", "min", "median", "max", "floor", "go");

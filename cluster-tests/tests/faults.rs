@@ -355,10 +355,11 @@ fn silent(seed: u64, fault: FaultKind) {
         media.crash(seed);
         sim.kill_all();
         media.clear_faults();
+        let model = model.lock().clone();
         let sim = Sim::new(9);
         sim.run(async {
             let Ok(store) = open(&sim.runtime(), &media, &options()).await else { return };
-            found += never_wrong(&store, &model.lock(), &what).await;
+            found += never_wrong(&store, &model, &what).await;
         });
     }
     println!("seed {seed}: {fault:?} at {struck} page writes, {found} keys were errors");

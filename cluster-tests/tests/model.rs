@@ -122,8 +122,7 @@ fn lives(seed: u64, count: u64) -> u64 {
     for life in 0..count {
         lives.live(&sim, life);
     }
-    let acknowledged = model.lock().acknowledged_ever;
-    acknowledged
+    model.lock().acknowledged_ever
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use regroup::base::options::{DiskKind, LogMode};
 use regroup::base::threads::ThreadsRuntime;
@@ -179,57 +179,4 @@ async fn many_threads_in_a_large_cache() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn many_threads_in_the_smallest_cache() {
     readers_writers_and_scanners(256, DiskKind::Auto, 2).await;
-}
-
-/// Figures, for people: `cargo test --release -p cluster-tests --test tree -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement, not a test"]
-async fn figures() {
-    const KEYS: u64 = 200_000;
-    let directory = directory();
-    let store = create(directory.path(), 32_768, DiskKind::Auto).await;
-    let trees = store.trees.clone();
-    let started = Instant::now();
-    for number in 0..KEYS {
-        trees.apply(&[Write::Put { tree: TREE, key: &number.to_be_bytes(), value: &[1; 100] }]).await.unwrap();
-    }
-    println!("puts in order, one task: {:.0}/s", KEYS as f64 / started.elapsed().as_secs_f64());
-    let started = Instant::now();
-    let tasks: Vec<_> = (0..2)
-        .map(|seed| {
-            let trees = trees.clone();
-            tokio::spawn(async move {
-                let mut random = Random::new(seed);
-                for _ in 0..KEYS {
-                    let key = random.below(KEYS).to_be_bytes();
-                    trees.apply(&[Write::Put { tree: TREE, key: &key, value: &[2; 100] }]).await.unwrap();
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    println!("random puts over old values, two tasks: {:.0}/s", 2.0 * KEYS as f64 / started.elapsed().as_secs_f64());
-    for round in 0..2 {
-        let started = Instant::now();
-        let gets = 3_000_000u64;
-        let tasks: Vec<_> = (0..2)
-            .map(|seed| {
-                let trees = trees.clone();
-                tokio::spawn(async move {
-                    let mut random = Random::new(seed + round);
-                    for _ in 0..gets {
-                        let key = random.below(KEYS).to_be_bytes();
-                        assert!(trees.get_with(TREE, &key, |value| value.is_some()).await.unwrap());
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        println!("cached gets, two threads: {:.0}/s", 2.0 * gets as f64 / started.elapsed().as_secs_f64());
-    }
-    println!("{:?}", trees.check(|_| {}).await.unwrap().trees);
 }

@@ -48,6 +48,11 @@ impl DirtyTable {
         self.held.insert(page, position);
     }
 
+    /// Whether `page` can't be written, or not be recovered.
+    pub(crate) fn is_held(&self, page: PageId) -> bool {
+        self.held.contains_key(&page)
+    }
+
     /// Up to `most` of the oldest pages that can be written.
     pub(crate) fn pick(&self, most: usize) -> Vec<PageId> {
         self.by_position.iter().take(most).map(|(_, page)| *page).collect()

@@ -52,9 +52,7 @@ impl Cache {
             if let Some(pin) = self.pin_resident(page, mode, load) {
                 return Ok(pin);
             }
-            if let Some(why) = self.shared.quarantine.lock().get(&page) {
-                return Err(why.clone());
-            }
+            self.admit(page, load)?;
             let Some(guard) = self.begin_load(page).await else { continue };
             // Another load may have ended between the first look and this one's begin.
             if let Some(pin) = self.pin_resident(page, mode, load) {
@@ -108,13 +106,25 @@ impl Cache {
         let pages = (0..count as u64).map(|offset| PageId(first.0 + offset));
         let mut guards = Vec::new();
         for page in pages {
-            let absent = self.shared.table.get(page).is_none() && !self.shared.quarantine.lock().contains_key(&page);
+            let absent = self.shared.table.get(page).is_none() && self.admit(page, load).is_ok();
             let guard = if absent { self.try_begin_load(page).ok() } else { None };
             let Some(guard) = guard else { return };
             guards.push(guard);
         }
         // Errors are kept in quarantine, or come up again when the page is loaded by itself.
         self.read_run(first, count, Mode::Exclusive, load).await;
+    }
+
+    /// Refuses a quarantined page. One that was merely found damaged is let through when its contents are to be replaced: that heals it.
+    fn admit(&self, page: PageId, load: Load) -> Result<(), CacheError> {
+        let mut quarantine = self.shared.quarantine.lock();
+        let Some(why) = quarantine.get(&page) else { return Ok(()) };
+        let healing = load == Load::Fresh && matches!(why, CacheError::Page(_)) && !self.shared.dirty.lock().is_held(page);
+        if !healing {
+            return Err(why.clone());
+        }
+        quarantine.remove(&page);
+        Ok(())
     }
 
     /// Becomes the one that loads `page`, or waits until another load of it is over.

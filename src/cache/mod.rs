@@ -36,7 +36,7 @@ pub use grants::{Grants, LocalGrants, Mode};
 pub use group::{Committed, Group};
 pub use wait::{CacheError, Halt, Halts, Load, Wait};
 
-use crate::base::limits::{GROUP_PAGES_MAX, PAGE_SIZE};
+use crate::base::limits::{CACHE_FRAMES_MIN, GROUP_PAGES_MAX, PAGE_SIZE};
 use crate::base::{Lsn, PageId, Scn, Seams};
 use crate::disk::BufferPool;
 use crate::page::volume::Volume;
@@ -128,7 +128,11 @@ pub(crate) struct CacheShared {
 
 impl Cache {
     /// An empty cache; registers its memory with the disk.
+    ///
+    /// # Panics
+    /// With fewer than [`crate::base::limits::CACHE_FRAMES_MIN`] frames: options are validated before.
     pub fn new(setup: CacheSetup) -> Cache {
+        assert!(setup.frames >= CACHE_FRAMES_MIN, "a cache of {} frames is too small", setup.frames);
         let pool = BufferPool::new(setup.frames, PAGE_SIZE);
         setup.volume.disk().register(&pool);
         let shared = CacheShared {
@@ -220,6 +224,11 @@ impl Cache {
     /// Pages that are damaged or can't be written, with the reason.
     pub fn quarantined(&self) -> Vec<(PageId, CacheError)> {
         self.shared.quarantine.lock().iter().map(|(page, why)| (*page, why.clone())).collect()
+    }
+
+    /// Whether `page` can't be written to its home, so that nothing new should be put there.
+    pub fn is_unwritable(&self, page: PageId) -> bool {
+        self.shared.dirty.lock().is_held(page)
     }
 
     /// Puts `page` into quarantine: every later access gets `why`, nothing is written to its home.

@@ -40,7 +40,9 @@ struct Copy {
 impl Cache {
     /// Starts the page writer; `area` is the instance's double-write area.
     pub fn start_page_writer(&self, area: DoubleWrite) {
-        let writer = PageWriter { shared: self.shared.clone(), area, unvoided: false, spare: None, doubtful: Vec::new() };
+        // Where no page goes through the area, what an earlier life left there must not outlive the first home that this one writes.
+        let unvoided = !self.shared.double_write;
+        let writer = PageWriter { shared: self.shared.clone(), area, unvoided, spare: None, doubtful: Vec::new() };
         self.shared.seams.spawn("page writer", Box::pin(writer.run()));
     }
 
@@ -101,7 +103,7 @@ impl CacheShared {
 pub(super) struct PageWriter {
     pub(super) shared: Arc<CacheShared>,
     area: DoubleWrite,
-    /// The last batch is complete but not voided.
+    /// The last batch is complete but not voided, or one of an earlier life may not be.
     unvoided: bool,
     /// The batch's memory, between rounds.
     spare: Option<Buffer>,
@@ -137,9 +139,14 @@ impl PageWriter {
             () = late => true,
         };
         if quiet && !self.shared.write_due() {
-            self.area.void().await.map_err(|error| self.fatal(error))?;
-            self.unvoided = false;
+            self.void().await?;
         }
+        Ok(())
+    }
+
+    async fn void(&mut self) -> Result<(), CacheError> {
+        self.area.void().await.map_err(|error| self.fatal(error))?;
+        self.unvoided = false;
         Ok(())
     }
 
@@ -159,6 +166,8 @@ impl PageWriter {
             area = filled;
             outcome.map_err(|error| self.fatal(error))?;
             self.unvoided = true;
+        } else if self.unvoided && !copies.is_empty() {
+            self.void().await?;
         }
         let failed = self.write_homes(&copies, &area).await;
         self.spare = Some(area);

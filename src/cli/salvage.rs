@@ -26,9 +26,9 @@ pub struct Args {
     /// New file for the rows, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Memory for pages that the log changes, in MiB. All of them are held at once, as nothing may be written.
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(MEMORY_MIN >> 20..=1 << 24))]
-    memory_mib: u64,
+    /// Memory for pages that the log changes, in bytes. All of them are held at once, as nothing may be written.
+    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(MEMORY_MIN..))]
+    memory_bytes: u64,
 }
 
 /// Salvages; false when something was lost.
@@ -41,7 +41,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
     let mut out = BufWriter::new(File::options().write(true).create_new(true).open(&args.out).map_err(can_not)?);
     on_runtime(config.options.disk, async |_, disk| {
         let volume = Arc::new(Volume::open(disk, &config.storage, Access::Read).await?);
-        let salvage = Salvage::open(volume, config.thread(), args.memory_mib << 20).await?;
+        let salvage = Salvage::open(volume, config.thread(), args.memory_bytes).await?;
         let mut rows = salvage.rows();
         let mut told = 0;
         while let Some(row) = rows.next().await {

@@ -198,8 +198,10 @@ impl Storage {
         let mut control = found.control;
         let mut report = None;
         if control.state == ThreadState::Closed {
+            tracing::info!(%thread, "storage had been closed: nothing to recover");
             cache.start_page_writer(area.again());
         } else {
+            tracing::info!(%thread, state = %control.state, checkpoint = %control.checkpoint, "storage had not been closed: recovering");
             let workers = if options.recovery_workers == 0 { seams.workers() } else { options.recovery_workers };
             let recovery = Recovery {
                 seams: seams.clone(),
@@ -214,6 +216,7 @@ impl Storage {
                 on_progress,
             };
             let recovered = recovery.run(control).await?;
+            recovered.report.tell();
             clock.fetch_max(recovered.clock.0, Ordering::AcqRel);
             (control, report) = (recovered.control, Some(recovered.report));
         }

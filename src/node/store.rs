@@ -55,6 +55,9 @@ impl Store {
         let thread = opening.thread;
         let storage = Storage::open(opening).await?;
         let trees = Trees::open(storage.cache().clone(), thread).await?;
+        if let Err(error) = trees.finish_drops().await {
+            tracing::error!(%error, "trees whose drop was cut off by a crash can't be freed now; the next open tries again");
+        }
         Ok(Store { storage, trees })
     }
 

@@ -137,16 +137,8 @@ impl Recovery {
         Ok(Recovered { control, clock: report.clock(), report })
     }
 
-    fn source(&self, control: &Control, end: Option<Lsn>) -> LogSource {
-        LogSource {
-            disk: self.volume.disk().clone(),
-            file: self.file,
-            identity: self.identity,
-            start: control.checkpoint,
-            durable: control.durable,
-            end,
-            life: control.life(),
-        }
+    fn source(&self, control: &Control) -> LogSource {
+        LogSource::of(control, self.volume.disk().clone(), self.file, self.identity)
     }
 
     /// First reading: validates the log and notes its pages; keeps the changes too while they fit. Returns where the log ends and whether
@@ -159,8 +151,7 @@ impl Recovery {
         report: &mut RecoveryReport,
         meter: &mut Meter,
     ) -> Result<(LogEnd, bool), RecoveryError> {
-        let decided = (control.state == ThreadState::Recovering).then_some(control.end);
-        let mut reader = LogReader::new(self.source(control, decided));
+        let mut reader = LogReader::new(self.source(control));
         let mut kept = true;
         segment.begin(control.checkpoint);
         loop {

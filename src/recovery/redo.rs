@@ -72,7 +72,7 @@ impl Redo<'_> {
         pages: &mut Pages,
         meter: &mut Meter,
     ) -> Result<(), RecoveryError> {
-        let mut reader = LogReader::new(self.recovery.source(control, Some(self.end)));
+        let mut reader = LogReader::new(self.recovery.source(control));
         segment.clear(pages);
         segment.begin(control.checkpoint);
         let mut filling = Arc::new(segment);

@@ -143,6 +143,13 @@ impl RecoveryReport {
         self.seconds = self.phases.iter().map(|phase| phase.seconds).sum();
     }
 
+    /// Logs the result for people.
+    pub fn tell(&self) {
+        let RecoveryReport { log_bytes, groups, changes_applied, pages_changed, pages_restored, seconds, .. } = self;
+        let quarantined = self.quarantined.len();
+        tracing::info!(log_bytes, groups, changes_applied, pages_changed, pages_restored, quarantined, seconds, "recovered");
+    }
+
     /// Where the log ends.
     pub fn end(&self) -> Lsn {
         Lsn(self.log_end)

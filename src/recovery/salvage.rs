@@ -222,9 +222,7 @@ impl Salvage {
     async fn read_log(&mut self, file: FileId, thread: ThreadId, control: &Control) -> Result<(), SalvageError> {
         let disk = self.volume.disk().clone();
         let identity = LogIdentity { cluster: self.volume.tag(), thread, ring_blocks: self.volume.shape().ring_bytes / LOG_BLOCK as u64 };
-        let end = (control.state == ThreadState::Recovering).then_some(control.end);
-        let source = LogSource { disk, file, identity, start: control.checkpoint, durable: control.durable, end, life: control.life() };
-        let mut reader = LogReader::new(source);
+        let mut reader = LogReader::new(LogSource::of(control, disk, file, identity));
         self.report.log_from = control.checkpoint.0;
         loop {
             let mut stretch = Vec::new();

@@ -196,6 +196,35 @@ mod tests {
     }
 
     #[test]
+    fn a_change_applies_only_to_the_version_that_it_was_made_on() {
+        let mut insert = Vec::new();
+        Op::Insert { slot: 0, key: b"key", value: b"value" }.encode(&mut insert);
+        let at = |version: u64, previous: u64, new: u64, ops: &[u8]| {
+            let mut page = tree_page();
+            header::stamp(&mut page, Scn(version), Lsn(1), Writer::default());
+            let before = page.clone();
+            let done = redo(&mut page, &Change { page: PAGE, previous: Scn(previous), ops }, Scn(new), Lsn(2), Writer::default());
+            assert_eq!(page != before, done == Ok(Redone::Applied));
+            done
+        };
+        assert_eq!(at(5, 5, 9, &insert), Ok(Redone::Applied));
+        assert_eq!(at(9, 5, 9, &insert), Ok(Redone::Skipped));
+        assert_eq!(at(10, 5, 9, &insert), Ok(Redone::Skipped));
+        // The page's write from 4 to 5 was lost; or redo before this change is missing.
+        for version in [0, 4, 6, 8] {
+            let fault = ApplyFault::Gap { page: PAGE, found: Scn(version), previous: Scn(5), new: Scn(9) };
+            assert_eq!(at(version, 5, 9, &insert), Err(fault));
+        }
+        // Formatting starts the chain anew, whatever lies there, unless it is newer.
+        let page = tree_page();
+        let (low, heap) = image(&page);
+        let mut format = Vec::new();
+        Op::Format { kind: Kind::Tree, tree: TreeId(5), low, heap }.encode(&mut format);
+        assert_eq!(at(3, 5, 9, &format), Ok(Redone::Applied));
+        assert_eq!(at(9, 5, 9, &format), Ok(Redone::Skipped));
+    }
+
+    #[test]
     fn a_page_formatted_from_an_image_holds_the_same() {
         let mut page = tree_page();
         for at in 0..50u8 {

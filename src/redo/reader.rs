@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::block::{self, BLOCK_HEADER, BlockFault, Header, LogIdentity};
+use super::control::{Control, ThreadState};
 use super::record::{GROUP_HEADER, Group, RecordFault};
 use crate::base::limits::{LOG_BLOCK, LOG_WRITE_MAX};
 use crate::base::{BoxFuture, Incarnation, Lsn, Writer};
@@ -97,6 +98,23 @@ pub struct LogSource {
     /// Where the newest life began to write, and which it was: blocks from there on are its own, those before it are not. Nothing when the
     /// log's end is decided.
     pub life: Option<(Lsn, Incarnation)>,
+}
+
+impl LogSource {
+    /// The log of the thread that `control` describes, from its checkpoint to its end. While a thread is open, its control block keeps where
+    /// its life began; otherwise, where the log ends.
+    pub fn of(control: &Control, disk: Arc<dyn Disk>, file: FileId, identity: LogIdentity) -> LogSource {
+        let open = control.state == ThreadState::Open;
+        LogSource {
+            disk,
+            file,
+            identity,
+            start: control.checkpoint,
+            durable: control.durable,
+            end: (!open).then_some(control.end),
+            life: control.life(),
+        }
+    }
 }
 
 /// Where a log ends.
@@ -397,3 +415,87 @@ impl Span {
 }
 
 const _: () = assert!(READ_BYTES.is_multiple_of(LOG_BLOCK));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::sim::Sim;
+    use crate::base::{Epoch, Incarnation, PageId, Scn, ThreadId};
+    use crate::disk::memory::{MemoryDisk, MemoryMedia};
+    use crate::disk::{Access, Durability};
+    use crate::redo::block::{NO_GROUP, PAYLOAD};
+    use crate::redo::record::{CHANGE_HEADER, Changes, GroupKind, Op};
+
+    const IDENTITY: LogIdentity = LogIdentity { cluster: 5, thread: ThreadId(1), ring_blocks: 2048 };
+
+    /// A change group of about `bytes` bytes.
+    fn group(scn: u64, bytes: usize) -> Vec<u8> {
+        let mut ops = Vec::new();
+        while ops.len() < bytes {
+            Op::Free.encode(&mut ops);
+        }
+        let mut group = vec![0; GROUP_HEADER];
+        group.extend_from_slice(&PageId(scn).0.to_le_bytes());
+        group.extend_from_slice(&[0; 8]);
+        group.extend_from_slice(&(ops.len() as u32).to_le_bytes());
+        group.extend_from_slice(&ops);
+        assert_eq!(group.len(), GROUP_HEADER + CHANGE_HEADER + ops.len());
+        Group { length: group.len(), kind: GroupKind::Changes, items: 1, scn: Scn(scn) }.encode(&mut group);
+        group
+    }
+
+    /// The blocks of `stream`, from block 1 on.
+    fn blocks(stream: &[u8]) -> Vec<u8> {
+        let writer = Writer { thread: IDENTITY.thread, incarnation: Incarnation(1), epoch: Epoch(1) };
+        let mut all = Vec::new();
+        let mut previous_crc = 0;
+        for (payload, number) in stream.chunks(PAYLOAD).zip(1..) {
+            let mut bytes = [0; LOG_BLOCK];
+            bytes[BLOCK_HEADER..BLOCK_HEADER + payload.len()].copy_from_slice(payload);
+            let (durable, length) = (Lsn::of_block(1), payload.len() as u16);
+            let header = Header { crc: 0, previous_crc, writer, number, durable, lap: 0, length, first_group: NO_GROUP };
+            previous_crc = block::seal(&mut bytes, &IDENTITY, &header);
+            all.extend_from_slice(&bytes);
+        }
+        all
+    }
+
+    #[test]
+    fn groups_across_reads_are_handed_out_whole_with_their_positions() {
+        // A group whose head lay in one read, behind the head of its block, and whose tail lay in the next stopped the reader by an
+        // overflow. Sizes are such that reads of 256 blocks cut groups at many places.
+        let mut stream = Vec::new();
+        let mut ends = Vec::new();
+        for scn in 1..600 {
+            stream.extend_from_slice(&group(scn, (scn as usize * 977) % 9000 + 4));
+            let last = stream.len() - 1;
+            ends.push(Lsn(Lsn::of_block(1 + (last / PAYLOAD) as u64).0 + (BLOCK_HEADER + last % PAYLOAD + 1) as u64));
+        }
+        assert!(stream.len() > 2 * READ_BYTES);
+        let media = MemoryMedia::new(1);
+        let sim = Sim::new(1);
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(&media, sim.runtime()));
+        let found = sim.run(async {
+            let length = RING_AT + IDENTITY.ring_blocks * LOG_BLOCK as u64;
+            let file = disk.open("/redo".as_ref(), Access::Create(IDENTITY.thread, length)).unwrap();
+            let bytes = Buffer::copy_of(&blocks(&stream));
+            disk.write(file, RING_AT + LOG_BLOCK as u64, bytes, Durability::Durable).await.1.unwrap();
+            let start = Lsn::of_block(1);
+            let (disk, end, life) = (disk.clone(), None, None);
+            let mut reader = LogReader::new(LogSource { disk, file, identity: IDENTITY, start, durable: start, end, life });
+            let mut found = Vec::new();
+            let more = async |reader: &mut LogReader, found: &mut Vec<(Scn, Lsn)>| {
+                let sink = |group: LogGroup<'_>| {
+                    found.push((group.header.scn, group.end));
+                    Changes::new(group.body, group.header.items).try_for_each(|change| change.map(|_| ()))
+                };
+                reader.read(sink).await.unwrap()
+            };
+            while more(&mut reader, &mut found).await {}
+            assert_eq!(reader.end().unwrap().at, Lsn::of_block(1 + stream.len().div_ceil(PAYLOAD) as u64));
+            found
+        });
+        let expected: Vec<_> = (1..).map(Scn).zip(ends).collect();
+        assert!(found == expected, "{} groups of {}", found.len(), expected.len());
+    }
+}

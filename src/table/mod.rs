@@ -75,7 +75,7 @@ impl Trees {
     /// Opens the trees of a store that was bootstrapped, for the instance that writes redo thread `thread`: reads the space maps.
     ///
     /// # Errors
-    /// The disk's. A space map that can't be read is quarantined, not an error.
+    /// The disk's. A space map that is damaged is no error: its group has no room then.
     pub async fn open(cache: Cache, thread: ThreadId) -> Result<Trees, TableError> {
         let space = Space::open(cache.clone(), thread).await?;
         Ok(Trees::new(cache, space))

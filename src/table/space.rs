@@ -149,7 +149,8 @@ impl Space {
         let free_from = |from: usize, to: usize| {
             let mut from = from;
             while let Some(bit) = space::find_free(bytes, from).filter(|bit| *bit < to) {
-                if !change.holds(page_of(map, bit)) {
+                let page = page_of(map, bit);
+                if !change.holds(page) && !self.cache.is_unwritable(page) {
                     return Some(bit);
                 }
                 from = bit + 1;
@@ -317,7 +318,7 @@ pub(super) enum MapState {
         owner: ThreadId,
         full: bool,
     },
-    /// Damaged; the page is in quarantine.
+    /// Damaged, or being written: loading it through the cache tells.
     Unreadable,
 }
 
@@ -337,9 +338,7 @@ pub(super) async fn look_at(cache: &Cache, map: PageId) -> Result<MapState, Tabl
     Ok(match verify(&bytes, map, cache.volume().tag()) {
         Ok(()) => judge(&bytes),
         Err(verify::PageFault::Blank { .. }) => MapState::Blank,
-        Err(fault) => {
-            cache.quarantine(map, fault.into());
-            MapState::Unreadable
-        }
+        // Not for quarantine yet: on a live store it may have been loaded, changed and be on its way home meanwhile.
+        Err(_) => MapState::Unreadable,
     })
 }

@@ -1,4 +1,5 @@
 //! Trees under the simulator, against a sorted map.
 
+mod crowd;
 mod harness;
 mod model;

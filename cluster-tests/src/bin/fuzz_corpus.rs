@@ -1,11 +1,11 @@
 //! `fuzz_corpus FOLDER`: writes the corpus of every fuzz target into `FOLDER/TARGET/`, for libFuzzer to start from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cluster_tests::fuzz::{TARGETS, corpus};
 
-fn write(folder: &PathBuf) -> std::io::Result<()> {
+fn write(folder: &Path) -> std::io::Result<()> {
     for (name, _) in TARGETS {
         std::fs::create_dir_all(folder.join(name))?;
         for (number, bytes) in corpus(name).into_iter().enumerate() {

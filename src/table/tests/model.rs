@@ -38,7 +38,7 @@ fn key_of(random: &mut Random, keys: u64) -> Vec<u8> {
     }
     let mut key = vec![b'k'; length];
     key.extend_from_slice(&number.to_be_bytes());
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         key.reverse();
     }
     key

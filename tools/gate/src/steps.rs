@@ -19,6 +19,7 @@ pub(crate) fn check(root: &Path, quick: bool) -> Result<(), String> {
         ("text", Box::new(|| text::check(root))),
         ("format", Box::new(|| cargo(root, &["fmt", "--all", "--", "--check"], &[]))),
         ("dependencies", Box::new(|| dependencies::check(root))),
+        ("mutations", Box::new(|| cargo(root, &["run", "--release", "--locked", "--quiet", "-p", "mutate", "--", "--check"], &[]))),
     ];
     if !quick {
         steps.push(("clippy", Box::new(|| cargo(root, &[&CLIPPY[..], &["--", "-D", "warnings"]].concat(), &[]))));

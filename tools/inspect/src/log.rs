@@ -93,15 +93,7 @@ impl Log<'_> {
             None => control.checkpoint,
         };
         let known_end = (control.state != ThreadState::Open).then_some(control.end);
-        let source = LogSource {
-            disk: self.store.disk().clone(),
-            file: self.file,
-            identity: self.identity,
-            start,
-            durable: control.durable,
-            end: known_end,
-            life: control.life(),
-        };
+        let source = LogSource { start, ..LogSource::of(control, self.store.disk().clone(), self.file, self.identity) };
         if args.blocks {
             self.blocks(start, args.to, out).await?;
         }

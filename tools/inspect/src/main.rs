@@ -11,6 +11,7 @@ mod log;
 mod output;
 mod pages;
 mod superblock;
+mod trees;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 use files::{Files, Store};
 use output::Output;
+use serde_json::json;
 
 /// Shows and checks Regroup's storage files, offline and read-only.
 ///
@@ -50,7 +52,10 @@ enum Command {
     Pages,
     /// The double-write area's header, and whether its images are whole.
     DoubleWrite,
-    /// All of it: superblocks, control slots, log, double-write areas, pages, and each against the others. Prints what is wrong, and a summary.
+    /// Trees of a closed store: checks order, fences, links and space maps of all, or shows the keys of one (--dump).
+    Trees(trees::Args),
+    /// All of it: superblocks, control slots, log, double-write areas, pages, each against the others, and the trees if the store was closed.
+    /// Prints what is wrong, and a summary.
     Check,
 }
 
@@ -73,6 +78,10 @@ async fn run(arguments: Arguments, out: &mut Output) -> Result<(), String> {
         Command::Page(args) => pages::show_one(&store, &args, out).await,
         Command::Pages => pages::verify_all(&store, &pages::Evidence::default(), out).await,
         Command::DoubleWrite => double_write::show(&store, out).await.map(|_| ()),
+        Command::Trees(args) => {
+            let controls = control::read(&store, out).await?;
+            trees::show(&store, &controls, &args, out).await
+        }
         Command::Check => check(&store, out).await,
     }
 }
@@ -83,7 +92,14 @@ async fn check(store: &Store, out: &mut Output) -> Result<(), String> {
     let controls = control::show(store, out).await?;
     let log_ends = log::show(store, &controls, &log::Args::default(), out).await?;
     let images = double_write::show(store, out).await?;
-    pages::verify_all(store, &pages::Evidence { log_ends, images }, out).await
+    pages::verify_all(store, &pages::Evidence { log_ends, images }, out).await?;
+    if let Some(control) = trees::unclosed(&controls) {
+        let (thread, state) = (control.writer.thread, control.state);
+        let text = format!("trees: not checked, as redo thread {thread} is {state} and its pages are not up to date");
+        out.summary(&text, json!({ "trees": null, "thread": thread.0, "state": state.to_string() }));
+        return Ok(());
+    }
+    trees::show(store, &controls, &trees::Args::default(), out).await
 }
 
 fn main() -> ExitCode {
