@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster_tests::model::{Change, Model};
@@ -372,6 +372,7 @@ fn operations_that_are_dropped_midway_leave_the_cache_whole() {
     let load = Load { keys: 4000, value_bytes: 1500, ..Load::usual() };
     let (media, model) = filled(5, &load);
     let model = Arc::new(Mutex::new(model));
+    let dropped = Arc::new(AtomicU64::new(0));
     for seed in 0..5 {
         let media = media.clone_image();
         let sim = Sim::new(seed);
@@ -381,7 +382,7 @@ fn operations_that_are_dropped_midway_leave_the_cache_whole() {
             assert!(cache.volume().pages(0) > cache.frames() as u64 * 5 / 4);
             let (tell, mut done) = tokio::sync::mpsc::unbounded_channel();
             for client in 0..300u64 {
-                let (subject, tell) = (subject.clone(), tell.clone());
+                let (subject, tell, dropped) = (subject.clone(), tell.clone(), dropped.clone());
                 let task = async move {
                     let mut random = Random::new(client);
                     for _ in 0..10 {
@@ -398,7 +399,7 @@ fn operations_that_are_dropped_midway_leave_the_cache_whole() {
                         tokio::select! {
                             biased;
                             outcome = work => outcome.expect("a read succeeds"),
-                            () = late => {}
+                            () = late => drop(dropped.fetch_add(1, Ordering::Relaxed)),
                         }
                     }
                     let _ = tell.send(());
@@ -410,6 +411,8 @@ fn operations_that_are_dropped_midway_leave_the_cache_whole() {
             assert_eq!(contents(&subject.store).await.expect("all of it can be read"), model.lock().now);
         });
     }
+    let dropped = dropped.load(Ordering::Relaxed);
+    assert!(dropped > 1000, "only {dropped} operations were dropped midway");
 }
 
 #[test]
