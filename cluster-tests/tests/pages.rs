@@ -515,3 +515,30 @@ fn nobody_hangs_once_redo_can_not_be_written() {
         assert!(close(store).await.is_err());
     });
 }
+
+#[test]
+fn a_dropped_read_does_not_take_a_buffer_with_it() {
+    // It gave its frame back while its buffer was still with the disk: whoever took the frame next found no buffer, and panicked.
+    let load = Load { keys: 4000, value_bytes: 1500, ..Load::usual() };
+    let (media, model) = filled(10, &load);
+    let keys: Vec<_> = model.now.keys().cloned().collect();
+    let sim = Sim::new(10);
+    sim.run(async {
+        let store = open(&sim.runtime(), &media, &small()).await.expect("it can be opened");
+        for (tree, key) in &keys {
+            store.trees().get(TreeId(*tree), key).await.expect("a read succeeds");
+        }
+        let mut dropped = 0;
+        for pair in keys.chunks(2) {
+            let [(first_tree, first), (tree, key)] = pair else { break };
+            let late = sim.runtime().sleep(Duration::from_micros(5));
+            tokio::select! {
+                biased;
+                found = store.trees().get(TreeId(*first_tree), first) => drop(found.expect("a read succeeds")),
+                () = late => dropped += 1,
+            }
+            store.trees().get(TreeId(*tree), key).await.expect("a read succeeds");
+        }
+        assert!(dropped > 20, "only {dropped} reads were dropped midway");
+    });
+}
