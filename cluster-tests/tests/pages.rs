@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster_tests::model::{Change, Model};
@@ -372,6 +372,7 @@ fn operations_that_are_dropped_midway_leave_the_cache_whole() {
     let load = Load { keys: 4000, value_bytes: 1500, ..Load::usual() };
     let (media, model) = filled(5, &load);
     let model = Arc::new(Mutex::new(model));
+    let dropped = Arc::new(AtomicU64::new(0));
     for seed in 0..5 {
         let media = media.clone_image();
         let sim = Sim::new(seed);
@@ -381,7 +382,7 @@ fn operations_that_are_dropped_midway_leave_the_cache_whole() {
             assert!(cache.volume().pages(0) > cache.frames() as u64 * 5 / 4);
             let (tell, mut done) = tokio::sync::mpsc::unbounded_channel();
             for client in 0..300u64 {
-                let (subject, tell) = (subject.clone(), tell.clone());
+                let (subject, tell, dropped) = (subject.clone(), tell.clone(), dropped.clone());
                 let task = async move {
                     let mut random = Random::new(client);
                     for _ in 0..10 {
@@ -398,7 +399,7 @@ fn operations_that_are_dropped_midway_leave_the_cache_whole() {
                         tokio::select! {
                             biased;
                             outcome = work => outcome.expect("a read succeeds"),
-                            () = late => {}
+                            () = late => drop(dropped.fetch_add(1, Ordering::Relaxed)),
                         }
                     }
                     let _ = tell.send(());
@@ -410,6 +411,8 @@ fn operations_that_are_dropped_midway_leave_the_cache_whole() {
             assert_eq!(contents(&subject.store).await.expect("all of it can be read"), model.lock().now);
         });
     }
+    let dropped = dropped.load(Ordering::Relaxed);
+    assert!(dropped > 1000, "only {dropped} operations were dropped midway");
 }
 
 #[test]
@@ -510,5 +513,32 @@ fn nobody_hangs_once_redo_can_not_be_written() {
         assert!(subject.checkpoint().await.is_err() && subject.checkpoint().await.is_err());
         let Subject { store, .. } = subject;
         assert!(close(store).await.is_err());
+    });
+}
+
+#[test]
+fn a_dropped_read_does_not_take_a_buffer_with_it() {
+    // It gave its frame back while its buffer was still with the disk: whoever took the frame next found no buffer, and panicked.
+    let load = Load { keys: 4000, value_bytes: 1500, ..Load::usual() };
+    let (media, model) = filled(10, &load);
+    let keys: Vec<_> = model.now.keys().cloned().collect();
+    let sim = Sim::new(10);
+    sim.run(async {
+        let store = open(&sim.runtime(), &media, &small()).await.expect("it can be opened");
+        for (tree, key) in &keys {
+            store.trees().get(TreeId(*tree), key).await.expect("a read succeeds");
+        }
+        let mut dropped = 0;
+        for pair in keys.chunks(2) {
+            let [(first_tree, first), (tree, key)] = pair else { break };
+            let late = sim.runtime().sleep(Duration::from_micros(5));
+            tokio::select! {
+                biased;
+                found = store.trees().get(TreeId(*first_tree), first) => drop(found.expect("a read succeeds")),
+                () = late => dropped += 1,
+            }
+            store.trees().get(TreeId(*tree), key).await.expect("a read succeeds");
+        }
+        assert!(dropped > 20, "only {dropped} reads were dropped midway");
     });
 }

@@ -20,6 +20,7 @@ use crate::base::{BoxFuture, PageId, TreeId};
 use crate::disk::Buffer;
 use crate::page::header::{self, Kind};
 use crate::page::{PageFault, verify};
+use crate::redo::LogError;
 
 /// Most neighbouring pages read with one I/O.
 const RUN_MAX: usize = 16;
@@ -58,12 +59,34 @@ impl Cache {
             if let Some(pin) = self.pin_resident(page, mode, load) {
                 return Ok(pin);
             }
-            self.drop_unusable(page).await;
-            let mut read = self.read_run(page, 1, mode, load).await;
-            let outcome = read.pop().expect("one page was asked for");
-            drop(guard);
-            outcome?;
+            let mut read = self.to_its_end(vec![guard], page, mode, load).await?;
+            read.pop().expect("one page was asked for")?;
         }
+    }
+
+    /// Loads the neighbours from `first` on whose loads `guards` have begun, in a task of its own: whoever wants them may be dropped midway, but
+    /// their frames must not come free while their buffers are with the disk.
+    async fn to_its_end(
+        &self,
+        guards: Vec<LoadGuard>,
+        first: PageId,
+        mode: Mode,
+        load: Load,
+    ) -> Result<Vec<Result<(), CacheError>>, CacheError> {
+        let (tell, done) = tokio::sync::oneshot::channel();
+        let cache = self.clone();
+        let task = async move {
+            if guards.len() == 1 {
+                cache.drop_unusable(first).await;
+            }
+            let read = cache.read_run(first, guards.len(), mode, load).await;
+            drop(guards);
+            // Whoever asked may have gone.
+            let _ = tell.send(read);
+        };
+        self.shared.seams.spawn("page load", Box::pin(task));
+        // The task is dropped only with its runtime.
+        done.await.map_err(|_| LogError::Closed.into())
     }
 
     /// Makes all of `pages` resident, held exclusively, as far as they can be, and pins them. Results are in the order given; neighbours
@@ -112,7 +135,7 @@ impl Cache {
             guards.push(guard);
         }
         // Errors are kept in quarantine, or come up again when the page is loaded by itself.
-        self.read_run(first, count, Mode::Exclusive, load).await;
+        drop(self.to_its_end(guards, first, Mode::Exclusive, load).await);
     }
 
     /// Refuses a quarantined page. One that was merely found damaged is let through when its contents are to be replaced: that heals it.
@@ -268,6 +291,8 @@ impl FreeFrame {
 impl Drop for FreeFrame {
     fn drop(&mut self) {
         if !self.used {
+            // The buffer first: whoever takes the frame takes one too.
+            drop(std::mem::replace(&mut self.buffer, Buffer::zeroed(0)));
             self.shared.free.lock().push(self.number);
             self.shared.freed.notify_waiters();
         }
