@@ -9,6 +9,7 @@ use regroup::disk::Access;
 use regroup::node::storage::log_identity;
 use regroup::page::superblock::{PAGES_AT, RING_AT};
 use regroup::page::volume::Volume;
+use regroup::recovery::RecoveryReport;
 use regroup::redo::LogReader;
 use regroup::redo::control::ControlFile;
 use regroup::redo::reader::LogSource;
@@ -98,8 +99,7 @@ pub(crate) fn apply(rig: &Rig) -> Numbers {
         let options = Options { recovery_memory_bytes: 2 << 30, ..options(64 << 20, LogMode::Commit) };
         let store = open(&world.seams, &folder, options).await;
         let report = store.storage().recovery().expect("it was recovered");
-        let seconds = |name: &str| report.phases.iter().find(|phase| phase.name == name).map_or(0.0, |phase| phase.seconds);
-        let (scan, redo) = (seconds("scan"), seconds("redo"));
+        let (scan, redo) = (phase(report, "scan"), phase(report, "redo"));
         vec![
             ("applied_per_second", report.changes_applied as f64 / redo),
             ("with_scan_per_second", report.changes_applied as f64 / (redo + scan)),
@@ -107,6 +107,10 @@ pub(crate) fn apply(rig: &Rig) -> Numbers {
             ("pages", report.pages_in_log as f64),
         ]
     })
+}
+
+fn phase(report: &RecoveryReport, name: &str) -> f64 {
+    report.phases.iter().find(|phase| phase.name == name).map_or(0.0, |phase| phase.seconds)
 }
 
 /// Recovery from disk against its own floor.
@@ -133,6 +137,9 @@ pub(crate) fn recovery(rig: &Rig) -> Numbers {
             ("ratio", took / floor),
             ("one_reading_ratio", took / (sequential + random)),
             ("seconds", took),
+            ("scan_seconds", phase(report, "scan")),
+            ("restore_seconds", phase(report, "restore")),
+            ("redo_seconds", phase(report, "redo")),
             ("log_mb", length as f64 / 1e6),
             ("pages", pages.len() as f64),
             ("pages_read", report.pages_read as f64),

@@ -42,7 +42,7 @@ fn record(seed: u64, mode: LogMode) -> Recording {
     let load = Load {
         clients: 3,
         groups: 10,
-        keys: 1500,
+        keys: 4000,
         group_keys: 12,
         value_bytes: 1500,
         deletions: 0.2,

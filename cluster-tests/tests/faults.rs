@@ -26,7 +26,7 @@ use regroup::table::TableError;
 const LOAD: Load = Load {
     clients: 1,
     groups: 30,
-    keys: 1400,
+    keys: 4000,
     group_keys: 10,
     value_bytes: 1500,
     deletions: 0.1,

@@ -10,14 +10,14 @@ use parking_lot::Mutex;
 use regroup::base::limits::{GROUP_BYTES_MAX, LOG_BLOCK};
 use regroup::base::options::LogMode;
 use regroup::base::sim::Sim;
-use regroup::base::{Epoch, Incarnation, Lsn, Random, Scn, Seams, ThreadId, Writer};
+use regroup::base::{Epoch, Incarnation, Lsn, PageId, Random, Scn, Seams, ThreadId, Writer};
 use regroup::disk::memory::{MemoryDisk, MemoryMedia};
 use regroup::disk::{Access, Disk};
 use regroup::page::superblock::RING_AT;
 use regroup::redo::block::LogIdentity;
 use regroup::redo::control::FIRST;
 use regroup::redo::reader::{LogEnd, LogSource};
-use regroup::redo::record::{GROUP_HEADER, Group, GroupKind};
+use regroup::redo::record::{GROUP_HEADER, Group, GroupKind, encode_written};
 use regroup::redo::writer::{Appended, LogPlace};
 use regroup::redo::{LogFault, LogReader, LogWriter};
 
@@ -179,6 +179,22 @@ fn in_mode_batch_nothing_waits_longer_than_the_interval() {
             }
         });
     }
+}
+
+#[test]
+fn a_batch_that_a_notice_begins_keeps_its_interval() {
+    // The page writer's notice was the first redo in the buffer and woke nobody; the groups behind it relied on having been heard of.
+    let media = media(9);
+    let sim = Sim::new(9);
+    sim.run(async {
+        let log = log(&sim.runtime(), &media, FRESH, LogMode::Batch, 20);
+        log.force(append(&log, 0, 30).await.end).await.unwrap();
+        sim.runtime().sleep(Duration::from_millis(50)).await;
+        assert_eq!(log.append_notice(&mut encode_written(&[(PageId::new(0, 1), Scn(1))])), Ok(true));
+        let end = append(&log, 1, 30).await.end;
+        sim.runtime().sleep(Duration::from_millis(30)).await;
+        assert!(log.durable() >= end);
+    });
 }
 
 #[test]

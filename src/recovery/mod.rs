@@ -4,7 +4,8 @@
 //! scan     read the log from the checkpoint, validate every block, find the end, note which pages it concerns     (set)
 //! decide   the end is recorded in the control block before the first page changes (rule 12)
 //! restore  torn homes come back from the double-write area (rule 15)                                                (restore)
-//! redo     the log in bounded segments; each page gets all of a segment's changes at once, by parallel jobs         (segment, redo)
+//! redo     what the scan kept, or the log again in bounded segments, for as many pages at a time as the cache holds;
+//!          each page gets all of a segment's changes at once, by parallel jobs                                       (segment, redo)
 //! ```
 //! Every step can be cut off and done again (rule 17): pages carry their version, the end is decided once, and the checkpoint moves
 //! only later, when pages are durable. A damaged page is quarantined alone; a damaged log stops recovery and nothing is written.
@@ -23,6 +24,7 @@ use std::sync::Arc;
 pub use progress::{OnProgress, Progress};
 pub use report::{PhaseReport, RecoveryReport};
 
+use crate::base::limits::{LOG_BLOCK, PAGE_SIZE};
 use crate::base::{Lsn, PageId, Scn, Seams};
 use crate::cache::double_write::DoubleWrite;
 use crate::cache::{Cache, CacheError};
@@ -34,7 +36,7 @@ use crate::redo::reader::{LogEnd, LogSource};
 use crate::redo::record::RecordFault;
 use crate::redo::{LogFault, LogReader};
 use progress::Meter;
-use segment::{Pages, Segment};
+use segment::{Budget, Pages, Segment};
 
 /// Why recovery stopped. The thread stays as it is; nothing acknowledged is lost by trying again.
 #[derive(Debug, thiserror::Error)]
@@ -109,12 +111,15 @@ impl Recovery {
         let mut report = RecoveryReport::new(&control, self.seams.wall_ms());
         let mut meter = Meter::new(self.seams.clone(), self.on_progress.take());
         let mut pages = Pages::new(self.memory / 4);
-        let mut segment = Segment::new(self.memory * 3 / 8);
+        let frames = self.cache.frames();
+        let budget =
+            Budget { own: self.memory * 3 / 8, cache: frames * PAGE_SIZE / 8 * 7, log_max: self.identity.ring_blocks as usize * LOG_BLOCK };
+        let mut segment = Segment::new(budget);
 
         meter.begin("scan", "bytes", (control.durable.0 - control.checkpoint.0).into());
         let (end, kept) = self.scan(&control, &mut pages, &mut segment, &mut report, &mut meter).await?;
         report.phases.push(meter.end());
-        report.scanned(&control, &end, &pages, kept);
+        report.scanned(&control, &end, &pages);
 
         self.decide(&mut control, &end).await?;
         meter.begin("restore", "pages", None);
@@ -125,11 +130,15 @@ impl Recovery {
 
         meter.begin("redo", "bytes", Some(report.log_bytes));
         let mut redo = redo::Redo { recovery: &self, end: end.at, report: &mut report };
+        let mut segment = Arc::new(segment);
         if kept {
-            let segment = Arc::new(segment);
-            redo.segment(&segment, &mut pages, &mut meter).await?;
+            redo.segment(&mut segment, &mut pages, &mut meter).await?;
         } else {
-            redo.read_again(&control, segment, &mut pages, &mut meter).await?;
+            let log = redo.report.log_bytes;
+            for window in pages.windows(frames / 4 * 3, log, log / budget.own as u64 + 1) {
+                redo.report.readings += 1;
+                redo.read_again(&control, &mut segment, window, &mut pages, &mut meter).await?;
+            }
         }
         report.phases.push(meter.end());
         self.cache.expect(pages.not_looked_at());
@@ -153,7 +162,7 @@ impl Recovery {
     ) -> Result<(LogEnd, bool), RecoveryError> {
         let mut reader = LogReader::new(self.source(control));
         let mut kept = true;
-        segment.begin(control.checkpoint);
+        segment.begin(control.checkpoint, PageId(0)..=PageId::NONE);
         loop {
             let more = reader
                 .read(|group| {
@@ -161,6 +170,7 @@ impl Recovery {
                     if kept && !segment.add(&group, pages)? {
                         kept = false;
                         segment.clear(pages);
+                        segment.release();
                     }
                     if kept { Ok(()) } else { pages.note(&group) }
                 })

@@ -4,6 +4,7 @@
 //! part's pages are read, neighbours together; pages that the log makes anew aren't read. Versions are checked before each change and the
 //! layout afterwards (rule 8). A page that fails is given up alone.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::progress::Meter;
@@ -17,7 +18,7 @@ use crate::cache::{Cache, CacheError, Load};
 use crate::page::verify::verify_stamped;
 use crate::page::{PageFault, header};
 use crate::redo::LogReader;
-use crate::redo::apply::{Redone, redo};
+use crate::redo::apply::{Redone, redo_unstamped};
 use crate::redo::control::Control;
 use crate::redo::reader::LogGroup;
 use crate::redo::record::Group;
@@ -64,22 +65,23 @@ struct Done {
 }
 
 impl Redo<'_> {
-    /// Second reading: the log segment by segment, as it doesn't fit into memory at once.
+    /// Reads the log again, segment by segment, as it doesn't fit into memory at once, and redoes the pages of `window`.
     pub(super) async fn read_again(
         &mut self,
         control: &Control,
-        mut segment: Segment,
+        filling: &mut Arc<Segment>,
+        window: RangeInclusive<PageId>,
         pages: &mut Pages,
         meter: &mut Meter,
     ) -> Result<(), RecoveryError> {
         let mut reader = LogReader::new(self.recovery.source(control));
+        let segment = Arc::get_mut(filling).expect("no job is under way");
         segment.clear(pages);
-        segment.begin(control.checkpoint);
-        let mut filling = Arc::new(segment);
+        segment.begin(control.checkpoint, window);
         loop {
             // A stretch that was read but didn't fit waits here, as owned groups can't be put back into the reader.
             let mut overflow: Vec<OwnedGroup> = Vec::new();
-            let segment = Arc::get_mut(&mut filling).expect("no job is under way");
+            let segment = Arc::get_mut(filling).expect("no job is under way");
             let more = reader
                 .read(|group| {
                     if !overflow.is_empty() || !segment.add(&group, pages)? {
@@ -89,10 +91,10 @@ impl Redo<'_> {
                 })
                 .await?;
             for group in &overflow {
-                let segment = Arc::get_mut(&mut filling).expect("no job is under way");
+                let segment = Arc::get_mut(filling).expect("no job is under way");
                 if !segment.add(&group.borrow(), pages).map_err(RecoveryError::Record)? {
-                    self.segment(&filling, pages, meter).await?;
-                    let segment = Arc::get_mut(&mut filling).expect("no job is under way");
+                    self.segment(filling, pages, meter).await?;
+                    let segment = Arc::get_mut(filling).expect("no job is under way");
                     segment.clear(pages);
                     segment.add(&group.borrow(), pages).map_err(RecoveryError::Record)?;
                 }
@@ -101,14 +103,14 @@ impl Redo<'_> {
                 break;
             }
         }
-        self.segment(&filling, pages, meter).await?;
-        Arc::get_mut(&mut filling).expect("no job is under way").clear(pages);
+        self.segment(filling, pages, meter).await?;
+        Arc::get_mut(filling).expect("no job is under way").clear(pages);
         Ok(())
     }
 
     /// Redoes one segment.
-    pub(super) async fn segment(&mut self, segment: &Arc<Segment>, pages: &mut Pages, meter: &mut Meter) -> Result<(), RecoveryError> {
-        let chains = segment.chains(pages);
+    pub(super) async fn segment(&mut self, segment: &mut Arc<Segment>, pages: &mut Pages, meter: &mut Meter) -> Result<(), RecoveryError> {
+        let chains = Arc::get_mut(segment).expect("no job is under way").chains(pages);
         let before = meter.done();
         let part_pages = PART_PAGES.min(self.recovery.cache.frames() / 8);
         let mut parts = chains.chunks(part_pages.max(1));
@@ -215,16 +217,24 @@ fn redo_pages(cache: &Cache, segment: &Segment, pages: Vec<(Chain, Pin)>, end: L
                 let (expected, found) = (chain.written, stamp.version());
                 return Err(PageFault::Stale { page: chain.page, expected, found }.into());
             }
+            segment.fetch(&chain);
+            let mut version = stamp.version();
+            let mut last = None;
             for link in segment.links(&chain) {
-                match redo(bytes, &link.change, link.new, link.end, link.writer)? {
-                    Redone::Applied => applied += 1,
+                match redo_unstamped(bytes, version, &link.change, link.new)? {
+                    Redone::Applied => {
+                        applied += 1;
+                        version = link.new;
+                        last = Some((link.end, link.writer));
+                    }
                     Redone::Skipped => skipped += 1,
                 }
             }
-            if applied > 0 {
+            if let Some((end, writer)) = last {
+                header::stamp(bytes, version, end, writer);
                 verify_stamped(bytes, chain.page, cache.volume().tag())?;
             }
-            Ok(applied > 0)
+            Ok(last.is_some())
         });
         done.applied += applied;
         done.skipped += skipped;

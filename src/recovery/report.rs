@@ -53,8 +53,8 @@ pub struct RecoveryReport {
     pub log_bytes: u64,
     /// Everything before this was known durable.
     pub log_durable: u64,
-    /// How often the log was read: once when it fits into memory, else twice.
-    pub readings: u8,
+    /// How often the log was read: once when it fits into memory; else again, for as many pages at a time as the cache holds.
+    pub readings: u32,
     /// Change groups in the log.
     pub groups: u64,
     /// Page changes in the log.
@@ -122,11 +122,11 @@ impl RecoveryReport {
         }
     }
 
-    pub(super) fn scanned(&mut self, control: &Control, end: &LogEnd, pages: &Pages, kept: bool) {
+    pub(super) fn scanned(&mut self, control: &Control, end: &LogEnd, pages: &Pages) {
         self.log_end = end.at.0;
         self.log_bytes = end.at.0.saturating_sub(control.checkpoint.0);
         self.log_durable = end.durable.0;
-        self.readings = if kept { 1 } else { 2 };
+        self.readings = 1;
         self.pages_in_log = pages.len() as u64;
         self.pages_struck = pages.struck() as u64;
     }

@@ -115,9 +115,20 @@ pub enum Redone {
 ///
 /// # Errors
 /// [`ApplyFault`]; the page's contents are then not to be used.
-#[inline]
 pub fn redo(page: &mut [u8], change: &Change<'_>, new: Scn, end: Lsn, writer: Writer) -> Result<Redone, ApplyFault> {
-    let found = header::of(page).version();
+    let done = redo_unstamped(page, header::of(page).version(), change, new)?;
+    if done == Redone::Applied {
+        header::stamp(page, new, end, writer);
+    }
+    Ok(done)
+}
+
+/// As [`redo`] for a page whose version is `found`, whatever its header says; the caller stamps it when it has no more changes.
+///
+/// # Errors
+/// As [`redo`].
+#[inline]
+pub fn redo_unstamped(page: &mut [u8], found: Scn, change: &Change<'_>, new: Scn) -> Result<Redone, ApplyFault> {
     if found >= new {
         return Ok(Redone::Skipped);
     }
@@ -128,7 +139,6 @@ pub fn redo(page: &mut [u8], change: &Change<'_>, new: Scn, end: Lsn, writer: Wr
         let op = op.map_err(|fault| ApplyFault::Record { page: change.page, fault })?;
         apply_op(page, &op)?;
     }
-    header::stamp(page, new, end, writer);
     Ok(Redone::Applied)
 }
 

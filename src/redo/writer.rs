@@ -294,10 +294,7 @@ impl LogWriter {
         let scn = Scn(clock.load(Ordering::Acquire)).max(floor).next();
         clock.fetch_max(scn.0, Ordering::AcqRel);
         set_scn(group, scn);
-        let begun = state.fill == 0 && self.shared.mode == LogMode::Batch;
-        if begun {
-            state.since = self.shared.seams.now();
-        }
+        let begun = state.begin(&self.shared);
         let (start, end) = state.put(group);
         let half_full = state.fill >= LOG_WRITE_MAX / 2;
         drop(state);
@@ -315,10 +312,12 @@ impl LogWriter {
         let Ok(_reservation) = self.reserve(group.len())? else { return Ok(false) };
         let mut state = self.shared.state.lock();
         set_scn(group, Scn(self.shared.clock.load(Ordering::Acquire)));
-        if state.fill == 0 {
-            state.since = self.shared.seams.now();
-        }
+        let begun = state.begin(&self.shared);
         state.put(group);
+        drop(state);
+        if begun {
+            self.shared.work.notify_one();
+        }
         Ok(true)
     }
 
@@ -405,6 +404,16 @@ impl State {
         Lsn(Lsn::of_block(self.first).0 + self.fill as u64)
     }
 
+    /// Notes when the buffer takes its first redo, from which the batch interval counts. Returns whether the writing task must hear of it:
+    /// whatever comes later in the same buffer relies on that.
+    fn begin(&mut self, shared: &Shared) -> bool {
+        let begun = self.fill == 0 && shared.mode == LogMode::Batch;
+        if begun {
+            self.since = shared.seams.now();
+        }
+        begun
+    }
+
     /// Copies a group behind the last one, over as many blocks as it takes. Room was reserved.
     fn put(&mut self, group: &[u8]) -> (Lsn, Lsn) {
         let mut start = None;
@@ -482,8 +491,9 @@ impl Shared {
                 state.fill = BLOCK_HEADER;
                 state.first_groups.push(NO_GROUP);
             }
-            // Else what nobody waits for seals as well.
-            return Next::Write(state.take(spare), false);
+            // Else what nobody waits for seals as well. In mode `batch` time alone makes groups count as durable: they are to be sealed too.
+            let relied_on = state.fill > BLOCK_HEADER && self.mode == LogMode::Batch;
+            return Next::Write(state.take(spare), relied_on);
         }
         let seal = (!sealed).then_some(SEAL_AFTER);
         if state.fill > 0 || seal.is_some() {

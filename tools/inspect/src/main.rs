@@ -99,7 +99,10 @@ async fn check(store: &Store, out: &mut Output) -> Result<(), String> {
         out.summary(&text, json!({ "trees": null, "thread": thread.0, "state": state.to_string() }));
         return Ok(());
     }
-    trees::show(store, &controls, &trees::Args::default(), out).await
+    if let Err(error) = trees::show(store, &controls, &trees::Args::default(), out).await {
+        out.finding("tree", "trees", &format!("not checked: {error}"));
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {

@@ -17,14 +17,15 @@ use regroup::page::volume::StoragePaths;
 use regroup::page::{Kind, header, slotted, space};
 use regroup::redo::apply::image;
 use regroup::redo::record::Op;
+use regroup::table::DIRECTORY;
 
 struct Fixture {
     folder: tempfile::TempDir,
 }
 
-async fn format(cache: &Cache, page: PageId, kind: Kind) {
-    let mut bytes = vec![0; 8192];
-    header::format(&mut bytes, page, kind, TreeId(3), 0);
+async fn format(cache: &Cache, page: PageId, kind: Kind, tree: TreeId, cell: (&[u8], &[u8])) {
+    let mut bytes = vec![0; regroup::base::limits::PAGE_SIZE];
+    header::format(&mut bytes, page, kind, tree, 0);
     match kind {
         Kind::Tree => slotted::init(&mut bytes, 0),
         _ => space::init(&mut bytes, ThreadId(1)),
@@ -33,11 +34,12 @@ async fn format(cache: &Cache, page: PageId, kind: Kind) {
     let done = cache.run(Footprint::Group, || {
         let mut group = cache.begin(9000)?;
         group.latch_fresh(page)?;
-        group.apply(page, Op::Format { kind, tree: TreeId(3), low, heap })?;
+        group.apply(page, Op::Format { kind, tree, low, heap })?;
         if kind == Kind::Space {
             group.apply(page, Op::SetBit { bit: 1, used: true })?;
+            group.apply(page, Op::SetBit { bit: 2, used: true })?;
         } else {
-            group.apply(page, Op::Append { key: b"key", value: b"some value" })?;
+            group.apply(page, Op::Append { key: cell.0, value: cell.1 })?;
         }
         group.commit()
     });
@@ -45,7 +47,7 @@ async fn format(cache: &Cache, page: PageId, kind: Kind) {
 }
 
 impl Fixture {
-    /// A store with a space map (page 0) and a leaf (page 1), closed or not.
+    /// A store with a space map (page 0), the directory (page 1) and a tree of one leaf (page 2), closed or not.
     fn new(close: bool) -> Fixture {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let fixture = Fixture { folder };
@@ -62,8 +64,10 @@ impl Fixture {
             let options = Options { cache_bytes: 4 << 20, ..Options::default() };
             let opening = Opening { seams, disk, paths, thread: ThreadId(1), options, on_progress: None, on_checkpoint: None };
             let storage = Storage::open(opening).await.unwrap();
-            format(storage.cache(), PageId::new(0, 0), Kind::Space).await;
-            format(storage.cache(), PageId::new(0, 1), Kind::Tree).await;
+            let entry = (3u32.to_be_bytes(), 2u64.to_le_bytes());
+            format(storage.cache(), PageId::new(0, 0), Kind::Space, TreeId(0), (&[], &[])).await;
+            format(storage.cache(), PageId::new(0, 1), Kind::Tree, DIRECTORY, (&entry.0, &entry.1)).await;
+            format(storage.cache(), PageId::new(0, 2), Kind::Tree, TreeId(3), (b"key", b"some value")).await;
             storage.committed(storage.log().appended()).await.unwrap();
             if close {
                 storage.close().await.unwrap();
@@ -108,15 +112,15 @@ fn inspect(arguments: &[&str]) -> Output {
 fn a_closed_store_is_clean() {
     let store = Fixture::new(true);
     let (code, text) = store.inspect(&["check"]);
-    assert!(code == 0 && text.contains("0 findings") && text.contains("1 tree, 1 space maps, 0 free, 126 never written"), "{text}");
+    assert!(code == 0 && text.contains("0 findings") && text.contains("2 tree, 1 space maps, 0 free, 125 never written"), "{text}");
     let (code, text) = store.inspect(&["superblock"]);
     assert!(code == 0 && text.matches("of cluster").count() == 4, "{text}");
     let (code, text) = store.inspect(&["control"]);
     assert!(code == 0 && text.matches(", closed, i1 e1").count() == 2, "{text}");
-    let (code, text) = store.inspect(&["page", "p0:1", "--cells"]);
-    assert!(code == 0 && text.contains("page p0:1: Tree, tree3") && text.contains("0: key = some value"), "{text}");
+    let (code, text) = store.inspect(&["page", "p0:2", "--cells"]);
+    assert!(code == 0 && text.contains("page p0:2: Tree, tree3") && text.contains("0: key = some value"), "{text}");
     let (code, text) = store.inspect(&["--json", "page", "0:0"]);
-    assert!(code == 0 && text.contains("\"used\":2"), "{text}");
+    assert!(code == 0 && text.contains("\"used\":3"), "{text}");
     assert_eq!(store.inspect(&["double-write"]).0, 0);
     assert_eq!(store.inspect(&["pages"]).0, 0);
 }
@@ -126,7 +130,7 @@ fn the_log_of_an_unclosed_store_is_shown_down_to_its_operations() {
     let store = Fixture::new(false);
     let (code, text) = store.inspect(&["log", "--operations", "--blocks"]);
     assert_eq!(code, 0, "{text}");
-    for expected in ["format Tree of tree3", "append \"key\" = \"some value\"", "bit 1 in use", "block 1: ", "2 groups with 2 changes"] {
+    for expected in ["format Tree of tree3", "append \"key\" = \"some value\"", "bit 1 in use", "block 1: ", "3 groups with 3 changes"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     let (code, text) = store.inspect(&["--json", "log", "--from", "1/000", "--to", "2/000"]);
@@ -163,7 +167,7 @@ fn a_lost_page_is_told_from_one_that_was_never_written() {
     let file = OpenOptions::new().write(true).open(store.path("data")).unwrap();
     file.write_all_at(&[0; 8192], PAGES_AT + 8192).unwrap();
     let (code, text) = store.inspect(&["pages"]);
-    assert!(code == 1 && text.contains("page p0:1 is all zeroes") && text.contains("126 never written"), "{text}");
+    assert!(code == 1 && text.contains("page p0:1 is all zeroes") && text.contains("125 never written"), "{text}");
 }
 
 #[test]
