@@ -286,13 +286,14 @@ fn an_image_from_before_the_area_went_out_of_use_never_comes_back() {
         sim.kill_all();
     }
     let length = media.file_length(DATA).expect("there is a data file");
+    let model = model.lock().clone();
     for at in (PAGES_AT..length).step_by(PAGE_SIZE) {
         let media = media.clone_image();
         media.flip(DATA, at + 1000, 1);
         let sim = Sim::new(at);
         sim.run(async {
             let store = open(&sim.runtime(), &media, &small()).await.expect("it can be opened");
-            for ((tree, key), value) in &model.lock().now {
+            for ((tree, key), value) in &model.now {
                 if let Ok(found) = store.trees().get(TreeId(*tree), key).await {
                     assert_eq!(found.as_ref(), Some(value), "flip in the page at {at}");
                 }
