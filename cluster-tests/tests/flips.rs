@@ -29,7 +29,7 @@ use regroup::redo::control::ControlFile;
 const RING: u64 = 8 << 20;
 const LOAD: Load = Load {
     clients: 1,
-    groups: 40,
+    groups: 60,
     keys: 1000,
     group_keys: 6,
     value_bytes: 1500,
