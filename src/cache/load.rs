@@ -24,6 +24,8 @@ use crate::redo::LogError;
 
 /// Most neighbouring pages read with one I/O.
 const RUN_MAX: usize = 16;
+/// Loads begun together, in multiples of the I/O depth: enough that the last ones' end doesn't leave the device idle for long.
+const PARTS_AHEAD: usize = 16;
 
 /// Loads under way, each with a way to wait for its end.
 pub(crate) type Loading = BTreeMap<PageId, Arc<Notify>>;
@@ -93,7 +95,7 @@ impl Cache {
     /// in ascending order are read together, up to the I/O depth at once.
     pub(crate) async fn load_many(&self, pages: &[(PageId, Load)]) -> Vec<Result<Pin, CacheError>> {
         let mut results = Vec::with_capacity(pages.len());
-        for part in pages.chunks(self.shared.io_depth.max(1) * 4) {
+        for part in pages.chunks(self.shared.io_depth.max(1) * PARTS_AHEAD) {
             let mut runs: Vec<BoxFuture<()>> = Vec::new();
             let mut at = 0;
             while at < part.len() {

@@ -127,14 +127,13 @@ pub(crate) struct CacheShared {
 }
 
 impl Cache {
-    /// An empty cache; registers its memory with the disk.
+    /// An empty cache.
     ///
     /// # Panics
     /// With fewer than [`crate::base::limits::CACHE_FRAMES_MIN`] frames: options are validated before.
     pub fn new(setup: CacheSetup) -> Cache {
         assert!(setup.frames >= CACHE_FRAMES_MIN, "a cache of {} frames is too small", setup.frames);
         let pool = BufferPool::new(setup.frames, PAGE_SIZE);
-        setup.volume.disk().register(&pool);
         let shared = CacheShared {
             frames: (0..setup.frames).map(|_| Frame::default()).collect(),
             table: PageTable::new(setup.frames),
@@ -166,12 +165,14 @@ impl Cache {
         Cache { shared: Arc::new(shared) }
     }
 
-    /// Opens the cache for changes, which go to `log`.
+    /// Opens the cache for changes, which go to `log`, and registers its memory with the disk.
     ///
     /// # Panics
     /// When called twice.
     pub fn open_for_changes(&self, log: LogWriter) {
         assert!(self.shared.log.set(log).is_ok(), "a cache is opened for changes once");
+        // Not before recovery: pinning the whole cache costs more time than recovery gains by it.
+        self.shared.volume.disk().register(&self.shared.pool);
         // It may be waiting for a log.
         self.shared.write.notify_one();
     }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 /// Alignment of every buffer, in bytes: enough for any device's O_DIRECT.
 pub const ALIGN: usize = 4096;
 
-/// Length from which on an arena gets pages of its own from the kernel, huge ones where it has them: zeroed when first touched.
+/// Length from which on an arena gets pages of its own from the kernel, zeroed when first touched, aligned for huge ones.
 const MAPPED_MIN: usize = 2 << 20;
 
 /// One aligned allocation, zeroed when made.
@@ -57,14 +57,24 @@ impl Arena {
         let skip = base.align_offset(MAPPED_MIN);
         // SAFETY: `skip` is below MAPPED_MIN, and the mapping is longer by that.
         let start = unsafe { base.add(skip) };
-        // SAFETY: the range lies in the mapping. The advice may be refused: then pages are small.
-        unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_HUGEPAGE) };
         Arena { start, length, mapping: Some((base, whole)) }
     }
 
     /// Start and length, for registration with the kernel.
     pub(super) fn extent(&self) -> (*const u8, usize) {
         (self.start.as_ptr(), self.length)
+    }
+
+    /// Gives the `length` bytes at `offset` memory now, huge pages where nothing is there yet and the kernel has some; what they hold stays.
+    /// A hint: where it is refused, memory comes when it is touched.
+    pub(super) fn populate(&self, offset: usize, length: usize) {
+        assert!(offset + length <= self.length);
+        // SAFETY: the range lies in the arena; neither call changes its contents.
+        unsafe {
+            let start = self.start.as_ptr().add(offset).cast();
+            libc::madvise(start, length, libc::MADV_HUGEPAGE);
+            libc::madvise(start, length, libc::MADV_POPULATE_WRITE);
+        }
     }
 }
 

@@ -41,7 +41,7 @@ const ENTRIES: u32 = 512;
 const FILES_MAX: u32 = 2048;
 /// Slots for registered memory, of at most [`PART_MAX`] bytes each.
 const PARTS_MAX: u32 = 4096;
-/// Memory registered at once, in bytes: pinning it takes a few milliseconds, in which no request is served.
+/// Memory registered at once, in bytes: while it is pinned no request is served.
 const PART_MAX: usize = 16 << 20;
 /// Marks completions of the wake-up poll; requests carry their slot number.
 const WAKE_UP: u64 = u64::MAX;
@@ -59,7 +59,8 @@ pub fn start() -> Result<FileDisk, DriverError> {
 enum Message {
     Request(Request),
     Opened(u32, Arc<File>),
-    Register(Arc<Arena>),
+    /// Memory to be registered: start and length in an arena.
+    Register(Arc<Arena>, usize, usize),
 }
 
 /// What callers and the ring thread share.
@@ -106,6 +107,8 @@ impl Queue {
 
 /// The callers' end of the ring thread.
 struct Ring {
+    /// Threads that give memory to arenas before they are registered.
+    populating: Mutex<Vec<JoinHandle<()>>>,
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
@@ -139,7 +142,7 @@ impl Ring {
             })
             .map_err(failed("start its thread"))?;
         let outcome = is_ready.recv().unwrap_or_else(|_| Err(failed("start its thread")(io::Error::other("it panicked"))));
-        let ring = Ring { queue, thread: Some(thread) };
+        let ring = Ring { queue, thread: Some(thread), populating: Mutex::default() };
         outcome.map(|()| ring)
     }
 }
@@ -157,15 +160,42 @@ impl Driver for Ring {
         self.queue.put(Message::Opened(number, file.clone()));
     }
 
+    /// Pinning memory that isn't there yet takes long, so a thread of its own touches it first, part by part.
     fn register(&self, pool: &BufferPool) {
-        self.queue.put(Message::Register(pool.arena()));
+        let (arena, queue) = (pool.arena(), self.queue.clone());
+        let populate = move || {
+            lower_priority();
+            let (_, length) = arena.extent();
+            for offset in (0..length).step_by(PART_MAX) {
+                if queue.state.lock().closing {
+                    return;
+                }
+                let part = PART_MAX.min(length - offset);
+                arena.populate(offset, part);
+                queue.put(Message::Register(arena.clone(), offset, part));
+            }
+        };
+        match std::thread::Builder::new().name("disk-memory".into()).spawn(populate) {
+            Ok(thread) => self.populating.lock().push(thread),
+            Err(error) => tracing::warn!(%error, "no thread to register I/O memory: I/O goes on without, a little slower"),
+        }
     }
+}
+
+/// Lets every other thread go first.
+fn lower_priority() {
+    // SAFETY: plain numbers. On Linux a thread has a priority of its own; 0 names the calling one. Refused or not, it goes on.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
         self.queue.state.lock().closing = true;
         self.queue.wake();
+        for thread in self.populating.lock().drain(..) {
+            // Its panic has been reported by itself.
+            let _ = thread.join();
+        }
         let Some(thread) = self.thread.take() else { return };
         if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
             tracing::error!("the ring thread of a disk panicked");
@@ -344,7 +374,7 @@ impl Worker {
             match message {
                 Message::Request(request) => self.backlog.push_back(request),
                 Message::Opened(number, file) => self.register_file(number, &file),
-                Message::Register(arena) => self.note_memory(arena),
+                Message::Register(arena, offset, length) => self.note_memory(arena, offset, length),
             }
         }
         closing
@@ -361,11 +391,10 @@ impl Worker {
         }
     }
 
-    /// Notes memory to be registered part by part, whenever the ring has nothing else to do.
-    fn note_memory(&mut self, arena: Arc<Arena>) {
-        let (start, length) = arena.extent();
-        let parts = (0..length.div_ceil(PART_MAX)).map(|part| (start as usize + part * PART_MAX, PART_MAX.min(length - part * PART_MAX)));
-        self.memory.waiting.extend(parts);
+    /// Notes memory to be registered when the ring has nothing else to do.
+    fn note_memory(&mut self, arena: Arc<Arena>, offset: usize, length: usize) {
+        let (start, _) = arena.extent();
+        self.memory.waiting.push_back((start as usize + offset, length));
         self.memory.arenas.push(arena);
     }
 

@@ -24,7 +24,7 @@ use crate::redo::reader::LogGroup;
 use crate::redo::record::Group;
 
 /// Most pages of one part.
-const PART_PAGES: usize = 512;
+const PART_PAGES: usize = 1024;
 
 /// Redo under way.
 pub(super) struct Redo<'a> {
