@@ -302,6 +302,33 @@ fn a_home_that_can_never_be_written_keeps_its_page_and_its_redo() {
     }
 }
 
+#[test]
+fn a_home_that_can_never_be_written_does_not_keep_the_ring() {
+    // Incident: such a page held the checkpoint where it was first changed; when the ring was full, commits waited for ever, without an error.
+    let start = Start::new(8, &LOAD);
+    let media = start.media();
+    media.inject(Fault::new(FaultKind::WriteError).file(DATA).range(8192 * 3..8192 * 9).forever());
+    let model = Arc::new(Mutex::new(start.model.clone()));
+    let sim = Sim::new(8);
+    let (model_of, media_of) = (model.clone(), media.clone());
+    sim.run(async {
+        let store = open(&sim.runtime(), &media_of, &small()).await.expect("it opens");
+        let ring = store.storage().log().usage().1;
+        let from = store.storage().log().appended().0;
+        let subject = Subject { seams: sim.runtime(), store, model: model_of, media: media_of };
+        let mut random = Random::new(8);
+        let mut step = 0;
+        while subject.store.storage().log().appended().0 - from < 3 * ring {
+            subject.commit(changes(&mut random, &LOAD, step)).await.unwrap_or_else(|error| panic!("step {step}: {error}"));
+            step += 1;
+        }
+        assert!(!subject.store.storage().cache().quarantined().is_empty(), "no page was unwritable");
+    });
+    media.crash(8);
+    sim.kill_all();
+    survives(&media, &model.lock(), "some pages could not be written for three laps of the ring");
+}
+
 /// Every key of the model: right, or an error. Returns how many were errors.
 async fn never_wrong(store: &Store, model: &Model, what: &str) -> usize {
     let mut errors = 0;

@@ -3,7 +3,7 @@
 //! Triggers: the interval (pages dirtied before the previous interval's end, so that a page written often is written once), the
 //! log's fill (a quarter of what is in use), a caller. The position is taken before the dirty page table is looked at, and a group marks
 //! its pages dirty before it appends, so no change lies between. The control block is written, durable, before the ring is reused
-//! (rule 9). A page that can't be written holds the position back, and says so.
+//! (rule 9). A page that can't be written is logged anew; one that recovery gave up holds the position back, and says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +172,7 @@ impl Task {
         let from = self.control.checkpoint;
         let target = self.target(cause);
         self.cache.write_before(target).await?;
+        self.cache.carry_forward(target).await?;
         let now = self.log.appended();
         let (dirty, oldest) = self.cache.dirty();
         let to = oldest.unwrap_or(now).min(now);

@@ -48,6 +48,11 @@ impl DirtyTable {
         self.held.insert(page, position);
     }
 
+    /// Pages that can't be written and need the log from before `position`.
+    pub(crate) fn held_before(&self, position: Lsn) -> Vec<PageId> {
+        self.held.iter().filter(|(_, held)| **held < position).map(|(page, _)| *page).collect()
+    }
+
     /// Whether `page` can't be written, or not be recovered.
     pub(crate) fn is_held(&self, page: PageId) -> bool {
         self.held.contains_key(&page)

@@ -3,10 +3,12 @@
 //! A failed write may have torn the home, and the next batch overwrites the image in the double-write area: then redo would have nothing to
 //! start from. So the page writer logs a change group that formats the page with all that it holds, durable before the area is used again
 //! (rule 14: saved durably before the thread moves on). Recovery starts such a page there and doesn't look at its home. While recovery itself
-//! is under way there is no log: then writing pauses, and who needs a frame gets the error.
+//! is under way there is no log: then writing pauses, and who needs a frame gets the error. Checkpoints log such a page anew
+//! ([`Cache::carry_forward`]), so that it doesn't keep the ring from being reused.
 
+use super::grants::Mode;
 use super::page_writer::PageWriter;
-use super::{Cache, CacheError, Halt};
+use super::{Cache, CacheError, Halt, Load};
 use crate::base::limits::PAGE_SIZE;
 use crate::base::{Lsn, PageId};
 use crate::page::header::{self, Kind};
@@ -37,6 +39,31 @@ impl PageWriter {
             }
         }
         Ok(cache.log()?.force(end).await?)
+    }
+}
+
+impl Cache {
+    /// Logs anew the contents of resident pages that can't be written and whose redo starts before `position`, durably: then the log before
+    /// that isn't needed for them. A page that has no contents, because recovery gave it up, keeps its position.
+    ///
+    /// # Errors
+    /// The log has ended.
+    pub(super) async fn carry_forward(&self, position: Lsn) -> Result<(), CacheError> {
+        let held = self.shared.dirty.lock().held_before(position);
+        for page in held {
+            let Some(pin) = self.pin_resident(page, Mode::Exclusive, Load::Contents) else { continue };
+            let from = self.log()?.appended();
+            match log_image(self, page) {
+                Ok(end) => self.log()?.force(end).await?,
+                // No room, or in use: the next checkpoint tries again.
+                Err(Halt::Wait(_)) => continue,
+                Err(Halt::Failed(failed)) => return Err(failed),
+            }
+            let mut state = self.shared.frames[pin.frame as usize].state.lock();
+            state.dirty = Some(from);
+            self.shared.dirty.lock().hold(from, page);
+        }
+        Ok(())
     }
 }
 
