@@ -5,8 +5,8 @@
 //!             -> clean, unless changed meanwhile -> notice in the log
 //! ```
 //! It works when a checkpoint asks (up to its goal), when too many frames are dirty, and when somebody wants a frame. A page whose home
-//! can't be written, or whose sync failed, is quarantined: kept in its frame, never written there again, its position held (rule 14);
-//! `unwritable` saves its contents.
+//! can't be written, or whose sync failed, is quarantined: kept in its frame, never written there again (rule 14);
+//! `unwritable` keeps its contents in the log, which is kept from there on.
 //! A failed double-write or log stops the instance, as both lie in its own redo file.
 
 use std::collections::{BTreeMap, BTreeSet};

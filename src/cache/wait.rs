@@ -71,9 +71,7 @@ pub enum CacheError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// The page's home could not be written; it stays in memory, and its redo is kept.
-    #[error(
-        "page {page} can't be written to its home: {error}; it is kept in memory and the log behind its first unwritten change is kept too"
-    )]
+    #[error("page {page} can't be written to its home: {error}; it is kept in memory, and its contents in the log")]
     Unwritable {
         /// The page.
         page: PageId,
