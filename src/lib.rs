@@ -13,3 +13,4 @@ pub mod page;
 pub mod recovery;
 pub mod redo;
 pub mod table;
+pub mod txn;

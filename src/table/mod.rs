@@ -12,13 +12,16 @@
 //! over [`crate::base::limits::INLINE_MAX`]. Format: `docs/formats/tree.md`.
 
 mod change;
+pub mod catalog;
 pub mod check;
+pub mod datum;
 mod descend;
 mod directory;
 mod drop;
 mod error;
 mod merge;
 mod node;
+pub mod rows;
 mod scan;
 mod space;
 mod split;
