@@ -12,6 +12,7 @@ use crate::cache::Committed;
 use crate::disk::Disk;
 use crate::page::superblock::Shape;
 use crate::page::volume::StoragePaths;
+use crate::table::catalog::CATALOG;
 use crate::table::{TableError, Trees, Write};
 
 /// Why a store can't be opened or closed.
@@ -43,6 +44,7 @@ impl Store {
         let opening = OpeningVolume { seams, volume, thread: ThreadId(1), options, on_progress, on_checkpoint };
         let storage = Storage::open_volume(opening).await?;
         Trees::bootstrap(storage.cache().clone(), ThreadId(1)).await?;
+        Trees::open(storage.cache().clone(), ThreadId(1)).await?.create_tree(CATALOG).await?;
         storage.close().await?;
         Ok(())
     }

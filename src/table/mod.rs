@@ -24,6 +24,7 @@ mod node;
 pub mod rows;
 mod scan;
 mod space;
+pub mod tables;
 mod split;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,9 @@ use super::{Direction, TableError, Trees, Write};
 use crate::base::TreeId;
 use crate::txn::{Isolation, TableLock, TxnId};
 
+/// Most bytes of a row, key and value together.
+pub const ROW_MAX: usize = 1950;
+
 /// Tells a transaction's waits and scans to stop.
 #[derive(Clone, Default, Debug)]
 pub struct Interrupt {
@@ -129,7 +132,12 @@ pub struct Transaction {
     rows: Rows,
     isolation: Isolation,
     interrupt: Interrupt,
+    /// What the layer above keeps with it; dropped when its end is complete: committed, or rolled back.
+    attachment: Option<Attachment>,
 }
+
+/// Something of the layer above that lives as long as a transaction.
+pub(super) type Attachment = Box<dyn std::any::Any + Send + Sync>;
 
 /// A range of a tree's rows as a transaction's statement sees them, page by page.
 pub struct Cursor {
@@ -153,7 +161,7 @@ impl Rows {
 
     /// Begins a transaction. It costs nothing until it reads or writes.
     pub fn begin(&self, isolation: Isolation, interrupt: Interrupt) -> Transaction {
-        Transaction { rows: self.clone(), isolation, interrupt }
+        Transaction { rows: self.clone(), isolation, interrupt, attachment: None }
     }
 }
 
@@ -161,6 +169,16 @@ impl Transaction {
     /// The rows that it works on.
     pub fn rows(&self) -> &Rows {
         &self.rows
+    }
+
+    /// What the layer above keeps with it.
+    pub(super) fn attachment(&self) -> Option<&Attachment> {
+        self.attachment.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn attachment_mut(&mut self) -> &mut Option<Attachment> {
+        &mut self.attachment
     }
 
     /// What it sees.
