@@ -96,6 +96,22 @@ pub enum TablesError {
         /// The column.
         column: String,
     },
+    /// A column of a new primary key has nulls.
+    #[error("column \"{column}\" of relation \"{table}\" contains null values")]
+    ContainsNull {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// While loading: another row has the same values.
+    #[error("duplicate key value violates unique constraint \"{}\"", duplicate.constraint)]
+    Taken {
+        /// The table.
+        table: String,
+        /// What and where.
+        duplicate: Box<Duplicate>,
+    },
     /// While building an index or a key: two rows with the same values.
     #[error("could not create unique index \"{}\": ({}) occurs twice", duplicate.constraint, duplicate.columns.join(", "))]
     Duplicate {
@@ -187,8 +203,8 @@ impl TablesError {
             TablesError::UndefinedColumn { .. } => "42703",
             TablesError::SecondPrimaryKey { .. } => "42P16",
             TablesError::TooMany { .. } => "54011",
-            TablesError::NotNull { .. } => "23502",
-            TablesError::Duplicate { .. } => "23505",
+            TablesError::NotNull { .. } | TablesError::ContainsNull { .. } => "23502",
+            TablesError::Duplicate { .. } | TablesError::Taken { .. } => "23505",
             TablesError::RowTooLarge { .. } | TablesError::EntryTooLarge { .. } | TablesError::DefinitionTooLarge { .. } => "54000",
             TablesError::Codec { error: CodecError::Mismatch { .. } | CodecError::Scale { .. }, .. } => "XX000",
             TablesError::Codec { .. } | TablesError::Catalog { .. } => "XX001",

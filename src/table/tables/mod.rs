@@ -14,21 +14,25 @@
 //! ([`Tables::open`]), so its definition stays. What this layer doesn't do: SQL's types and expressions, checks but NOT NULL and uniqueness.
 
 mod attachment;
+mod build;
 mod cache;
 mod change;
 mod define;
 mod entry;
 mod error;
+mod load;
 mod lookup;
 pub(in crate::table) mod newest;
 mod numbers;
 mod scan;
+mod sort;
 
 use std::sync::Arc;
 
 pub use change::{Added, Removed, Updated};
 pub use define::{IndexSpec, KeySpec, TableSpec};
 pub use error::{Duplicate, TablesError};
+pub use load::Loader;
 pub use lookup::Relation;
 pub use scan::{IndexCursor, TableCursor};
 
