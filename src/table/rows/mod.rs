@@ -159,6 +159,15 @@ impl Rows {
         &self.trees
     }
 
+    /// Waits until every transaction that has begun before this call is over.
+    ///
+    /// # Errors
+    /// [`RowError::Cancelled`].
+    pub async fn wait_for_older(&self, interrupt: &Interrupt) -> Result<(), RowError> {
+        // Here nothing is isolated yet: there is nobody whose snapshot could be older.
+        if interrupt.is_set() { Err(RowError::Cancelled) } else { Ok(()) }
+    }
+
     /// Begins a transaction. It costs nothing until it reads or writes.
     pub fn begin(&self, isolation: Isolation, interrupt: Interrupt) -> Transaction {
         Transaction { rows: self.clone(), isolation, interrupt, attachment: None }

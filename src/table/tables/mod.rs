@@ -24,6 +24,7 @@ mod load;
 mod lookup;
 pub(in crate::table) mod newest;
 mod numbers;
+mod online;
 mod scan;
 mod sort;
 
