@@ -17,6 +17,7 @@ mod attachment;
 mod build;
 mod cache;
 mod change;
+mod check;
 mod define;
 mod entry;
 mod error;
@@ -27,10 +28,13 @@ mod numbers;
 mod online;
 mod scan;
 mod sort;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 pub use change::{Added, Removed, Updated};
+pub use check::{TableCheck, TableFinding, TablesProgress, TablesReport};
 pub use define::{IndexSpec, KeySpec, TableSpec};
 pub use error::{Duplicate, TablesError};
 pub use load::Loader;

@@ -54,7 +54,8 @@ impl Tables {
         self.complete(&index, interrupt).await
     }
 
-    fn begin(&self, interrupt: &Interrupt) -> Transaction {
+    /// A transaction with a statement under way.
+    pub(super) fn begin(&self, interrupt: &Interrupt) -> Transaction {
         let mut txn = self.rows().begin(Isolation::ReadCommitted, interrupt.clone());
         txn.begin_statement();
         txn
