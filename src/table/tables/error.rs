@@ -233,7 +233,9 @@ fn row_sqlstate(error: &RowError) -> &'static str {
         RowError::LockNotAvailable => "55P03",
         RowError::SnapshotTooOld => "72000",
         RowError::TooManyTransactions { .. } => "53300",
-        #[allow(unreachable_patterns, reason = "the rows' errors are still growing")]
-        _ => "XX000",
+        RowError::RowTooLarge { .. } => "54000",
+        RowError::Damaged { .. } | RowError::Slot { .. } => "XX001",
+        RowError::Foreign { .. } | RowError::RollbackMismatch { .. } => "XX001",
+        RowError::NotPrivate { .. } => "XX000",
     }
 }

@@ -47,10 +47,10 @@ impl Tables {
     /// # Errors
     /// As [`Tables::create_index`]; after the first steps the index stays, incomplete.
     pub async fn create_index_online(&self, spec: &IndexSpec, interrupt: &Interrupt) -> Result<Index, TablesError> {
-        let index = self.announce(spec, interrupt).await?;
-        self.rows().wait_for_older(interrupt).await?;
+        let (table, index) = self.announce(spec, interrupt).await?;
+        self.rows().wait_for_holders(table, TableLock::Share, interrupt).await?;
         self.fill(&index, interrupt).await?;
-        self.rows().wait_for_older(interrupt).await?;
+        self.rows().wait_for_snapshots(interrupt).await?;
         self.complete(&index, interrupt).await
     }
 
@@ -62,13 +62,13 @@ impl Tables {
     }
 
     /// Step 1.
-    async fn announce(&self, spec: &IndexSpec, interrupt: &Interrupt) -> Result<Index, TablesError> {
+    async fn announce(&self, spec: &IndexSpec, interrupt: &Interrupt) -> Result<(u32, Index), TablesError> {
         let mut txn = self.begin(interrupt);
         let announced = self.announce_in(&mut txn, spec).await;
         end(txn, announced).await
     }
 
-    async fn announce_in(&self, txn: &mut Transaction, spec: &IndexSpec) -> Result<Index, TablesError> {
+    async fn announce_in(&self, txn: &mut Transaction, spec: &IndexSpec) -> Result<(u32, Index), TablesError> {
         let table = self.open(txn, &spec.table, TableLock::ShareUpdateExclusive, OnConflict::Wait).await?;
         let mut index = self.draft_index(txn, &table, spec).await?;
         if self.relation(txn, &index.name).await?.is_some() {
@@ -79,7 +79,7 @@ impl Tables {
         self.touch(txn, table.id);
         self.take_name(txn, &index.name, Named::Index { table: table.id, index: index.id }).await?;
         catalog::put_index(txn, table.id, &index).await?;
-        Ok(index)
+        Ok((table.id, index))
     }
 
     /// The index as it is now, and its table, which is kept from being defined anew.
