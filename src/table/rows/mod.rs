@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 pub use error::RowError;
 pub use read::Cursor;
 pub(super) use space::pages as undo_pages;
+pub(super) use transaction::Attachment;
 pub use transaction::{Savepoint, Transaction};
 
 use super::Trees;
@@ -129,6 +130,8 @@ struct Held {
     from: u64,
     garbage: Vec<(TreeId, Vec<u8>)>,
     drops: Vec<TreeId>,
+    /// Dropped with it.
+    _attachment: Option<transaction::Attachment>,
 }
 
 /// A transaction that a crash left unfinished.
@@ -243,6 +246,21 @@ impl Rows {
     /// Begins a transaction. It costs nothing until it reads or writes.
     pub fn begin(&self, isolation: Isolation, interrupt: Interrupt) -> Transaction {
         Transaction::new(self.clone(), isolation, interrupt)
+    }
+
+    /// Waits until every transaction that has begun before this call is over.
+    ///
+    /// # Errors
+    /// [`RowError::Cancelled`].
+    pub async fn wait_for_older(&self, interrupt: &Interrupt) -> Result<(), RowError> {
+        for live in self.shared.book.live() {
+            tokio::select! {
+                biased;
+                () = interrupt.wait() => return Err(RowError::Cancelled),
+                () = live.wait_end() => {}
+            }
+        }
+        Ok(())
     }
 
     /// Counts for status displays.

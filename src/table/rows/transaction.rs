@@ -36,17 +36,32 @@ pub struct Transaction {
     tables: Vec<(u32, TableLock)>,
     /// The row in whose queue it stands.
     queued: Option<(TreeId, Vec<u8>)>,
+    /// What the layer above keeps with it; dropped when its end is complete: committed, or rolled back.
+    attachment: Option<Attachment>,
 }
+
+/// Something of the layer above that lives as long as a transaction.
+pub(in crate::table) type Attachment = Box<dyn std::any::Any + Send + Sync>;
 
 impl Transaction {
     pub(super) fn new(rows: Rows, isolation: Isolation, interrupt: Interrupt) -> Transaction {
         let live = rows.shared.book.begin();
-        Transaction { rows, live, isolation, interrupt, snapshot: None, writes: None, tables: Vec::new(), queued: None }
+        Transaction { rows, live, isolation, interrupt, snapshot: None, writes: None, tables: Vec::new(), queued: None, attachment: None }
     }
 
     /// The rows that it works on.
     pub fn rows(&self) -> &Rows {
         &self.rows
+    }
+
+    /// What the layer above keeps with it.
+    pub(in crate::table) fn attachment(&self) -> Option<&Attachment> {
+        self.attachment.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(in crate::table) fn attachment_mut(&mut self) -> &mut Option<Attachment> {
+        &mut self.attachment
     }
 
     /// Its name, once it has written.
@@ -305,7 +320,7 @@ impl Transaction {
     /// [`RowError`]: the log has failed, and whether the transaction is committed shows after recovery.
     pub async fn commit(mut self) -> Result<Option<Scn>, RowError> {
         self.snapshot = None;
-        let Some(writes) = self.writes.take() else {
+        let Some(mut writes) = self.writes.take() else {
             self.leave();
             return Ok(None);
         };
@@ -313,6 +328,7 @@ impl Transaction {
         let live = self.live.clone();
         // From here on it ends by itself: whoever waits for the log next publishes it.
         self.tables.clear();
+        writes.attachment = self.attachment.take();
         rows.end(Some(live), writes, true).await
     }
 
@@ -322,18 +338,21 @@ impl Transaction {
     /// [`RowError`]: the rows that could not be undone stay locked until the next opening undoes them.
     pub async fn rollback(mut self) -> Result<(), RowError> {
         self.snapshot = None;
-        let Some(writes) = self.writes.take() else {
+        let Some(mut writes) = self.writes.take() else {
             self.leave();
             return Ok(());
         };
         self.tables.clear();
+        writes.attachment = self.attachment.take();
         let (rows, live) = (self.rows.clone(), self.live.clone());
         rows.roll_back(live, writes).await
     }
 
     /// The end of a transaction that has written nothing.
     fn leave(&mut self) {
-        self.live.end();
+        if !self.live.has_ended() {
+            self.rows.shared.book.leave(&self.live);
+        }
         if !self.tables.is_empty() {
             self.tables.clear();
             self.rows.shared.waits.ended(&self.live);
@@ -348,8 +367,9 @@ impl Drop for Transaction {
         }
         match self.writes.take() {
             None => self.leave(),
-            Some(writes) => {
+            Some(mut writes) => {
                 self.tables.clear();
+                writes.attachment = self.attachment.take();
                 self.rows.roll_back_later(self.live.clone(), writes);
             }
         }
@@ -391,14 +411,15 @@ impl Rows {
             garbage: Vec::new(),
             made: Vec::new(),
             drops: Vec::new(),
+            attachment: None,
         })
     }
 
     /// Writes a transaction's end into its slot and waits until it is published.
     pub(super) async fn end(&self, live: Option<Arc<Live>>, writes: Writes, committed: bool) -> Result<Option<Scn>, RowError> {
-        let Writes { txn, slot, segment, from, first, garbage, drops, .. } = writes;
+        let Writes { txn, slot, segment, from, first, garbage, drops, attachment, .. } = writes;
         let drops = drops.into_iter().map(|(_, tree)| tree).collect();
-        let held = Held { slot: Some(slot), segment: Some(segment), from, garbage, drops };
+        let held = Held { slot: Some(slot), segment: Some(segment), from, garbage, drops, _attachment: attachment };
         let state = if committed { SlotState::Committed } else { SlotState::RolledBack };
         // What was never written needs no end in the log.
         let place = first.is_some().then_some(slot);

@@ -190,7 +190,7 @@ impl Rows {
                 undone += 1;
             }
         }
-        let held = Held { slot: Some(slot), segment: None, from: 0, garbage: Vec::new(), drops: Vec::new() };
+        let held = Held { slot: Some(slot), segment: None, from: 0, garbage: Vec::new(), drops: Vec::new(), _attachment: None };
         let entry = Slot { txn, state: SlotState::RolledBack, scn: Scn(0), first };
         self.end_slot(Some(slot), entry, None, held).await?;
         self.shared.losers.lock().remove(&txn);
