@@ -12,6 +12,7 @@ use crate::cache::Committed;
 use crate::disk::Disk;
 use crate::page::superblock::Shape;
 use crate::page::volume::StoragePaths;
+use crate::table::catalog::CATALOG;
 use crate::table::rows::{RowError, Rows};
 use crate::table::{TableError, Trees, Write};
 
@@ -49,6 +50,7 @@ impl Store {
         let storage = Storage::open_volume(opening).await?;
         Trees::bootstrap(storage.cache().clone(), ThreadId(1)).await?;
         let trees = Trees::open(storage.cache().clone(), ThreadId(1)).await?;
+        trees.create_tree(CATALOG).await?;
         Rows::open(trees, &Options::default()).await?.close().await;
         storage.close().await?;
         Ok(())

@@ -29,7 +29,6 @@ use tokio::sync::Notify;
 pub use error::RowError;
 pub use read::Cursor;
 pub(super) use space::pages as undo_pages;
-pub(super) use transaction::Attachment;
 pub use transaction::{Savepoint, Transaction};
 
 use super::Trees;
