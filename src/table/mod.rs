@@ -24,8 +24,8 @@ mod node;
 pub mod rows;
 mod scan;
 mod space;
-pub mod tables;
 mod split;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 mod write;

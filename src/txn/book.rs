@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
 use super::TxnId;
 use crate::base::{Lsn, Scn, ThreadId};
@@ -26,6 +27,7 @@ pub struct Live {
     pub start: u64,
     txn: AtomicU64,
     ended: AtomicBool,
+    over: Notify,
 }
 
 impl Live {
@@ -42,6 +44,20 @@ impl Live {
     /// Marks it as over.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.over.notify_waiters();
+    }
+
+    /// Completes when it is over.
+    pub async fn wait_end(&self) {
+        loop {
+            let over = self.over.notified();
+            tokio::pin!(over);
+            over.as_mut().enable();
+            if self.has_ended() {
+                return;
+            }
+            over.await;
+        }
     }
 }
 
@@ -90,6 +106,8 @@ pub struct Ending<T> {
 struct State<T> {
     next: u64,
     starts: u64,
+    /// Those under way, by age.
+    live: BTreeMap<u64, Arc<Live>>,
     pending: VecDeque<Ending<T>>,
     snapshots: BTreeMap<u64, u32>,
     /// Published ends that a snapshot may still have to tell apart, in the order of their SCNs.
@@ -147,7 +165,7 @@ impl<T> Book<T> {
             shards[*number as usize % SHARDS].lock().insert(*number, Status::Loser);
         }
         let (pending, ended) = (VecDeque::new(), VecDeque::new());
-        let state = State { next, starts: 0, pending, snapshots: BTreeMap::new(), ended, known, horizon: now };
+        let state = State { next, starts: 0, live: BTreeMap::new(), pending, snapshots: BTreeMap::new(), ended, known, horizon: now };
         Book { thread, clock, visible: AtomicU64::new(now), floor: AtomicU64::new(floor), shards, state: Mutex::new(state) }
     }
 
@@ -159,7 +177,21 @@ impl<T> Book<T> {
     pub fn begin(&self) -> Arc<Live> {
         let mut state = self.state.lock();
         state.starts += 1;
-        Arc::new(Live { start: state.starts, txn: AtomicU64::new(0), ended: AtomicBool::new(false) })
+        let start = state.starts;
+        let live = Arc::new(Live { start, txn: AtomicU64::new(0), ended: AtomicBool::new(false), over: Notify::new() });
+        state.live.insert(start, live.clone());
+        live
+    }
+
+    /// A transaction that has written nothing is over.
+    pub fn leave(&self, live: &Live) {
+        self.state.lock().live.remove(&live.start);
+        live.end();
+    }
+
+    /// Those under way now.
+    pub fn live(&self) -> Vec<Arc<Live>> {
+        self.state.lock().live.values().cloned().collect()
     }
 
     /// Names a transaction that is about to write.
@@ -239,6 +271,7 @@ impl<T> Book<T> {
             self.visible.store(ending.scn.0, Ordering::Release);
             state.ended.push_back((ending.scn.0, number));
             if let Some(live) = &ending.live {
+                state.live.remove(&live.start);
                 live.end();
             }
             published.push(ending);
@@ -264,11 +297,6 @@ impl<T> Book<T> {
     /// Everything that ended up to this is seen alike by all snapshots.
     pub fn horizon(&self) -> Scn {
         Scn(self.state.lock().horizon)
-    }
-
-    /// The oldest snapshot in use.
-    pub fn oldest_snapshot(&self) -> Option<Scn> {
-        self.state.lock().snapshots.first_key_value().map(|(scn, _)| Scn(*scn))
     }
 
     /// The newest commit published.

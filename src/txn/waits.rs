@@ -354,13 +354,6 @@ impl Waits {
         }
     }
 
-    /// Who has a lock on `table` that `mode` excludes.
-    pub fn holders(&self, table: u32, mode: TableLock) -> Vec<u64> {
-        let state = self.state.lock();
-        let granted = state.tables.get(&table).map_or(&[][..], |queue| &queue.granted);
-        granted.iter().filter(|(_, has)| has.excludes(mode)).map(|(holder, _)| *holder).collect()
-    }
-
     /// Transactions that wait, rows with a queue, tables locked.
     pub fn counts(&self) -> (usize, usize, usize) {
         let state = self.state.lock();

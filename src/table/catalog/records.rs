@@ -120,9 +120,7 @@ pub(super) fn read(key: &[u8], value: &[u8]) -> Result<Record, String> {
             Ok(Record::Name(name, decode(value)?))
         }
         (Some(&TABLE), 5) => Ok(Record::Table(number(1).ok_or_else(short)?, decode(value)?)),
-        (Some(&COLUMN), 7) => {
-            Ok(Record::Column(number(1).ok_or_else(short)?, u16::from_be_bytes([key[5], key[6]]), decode(value)?))
-        }
+        (Some(&COLUMN), 7) => Ok(Record::Column(number(1).ok_or_else(short)?, u16::from_be_bytes([key[5], key[6]]), decode(value)?)),
         (Some(&INDEX), 9) => {
             let (table, id) = (number(1).ok_or_else(short)?, number(5).ok_or_else(short)?);
             let index: Index = decode(value)?;

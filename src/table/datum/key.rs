@@ -46,9 +46,9 @@ pub fn encode_part(datum: &Datum, ty: Type, out: &mut Vec<u8>) -> Result<(), Cod
         (Type::Bool, Datum::Bool(value)) => out.push(u8::from(*value)),
         (Type::Int2, Datum::Int2(value)) => out.extend((*value as u16 ^ 1 << 15).to_be_bytes()),
         (Type::Int4, Datum::Int4(value)) | (Type::Date, Datum::Date(value)) => out.extend((*value as u32 ^ 1 << 31).to_be_bytes()),
-        (Type::Int8, Datum::Int8(value))
-        | (Type::Timestamp, Datum::Timestamp(value))
-        | (Type::TimestampTz, Datum::TimestampTz(value)) => out.extend((*value as u64 ^ 1 << 63).to_be_bytes()),
+        (Type::Int8, Datum::Int8(value)) | (Type::Timestamp, Datum::Timestamp(value)) | (Type::TimestampTz, Datum::TimestampTz(value)) => {
+            out.extend((*value as u64 ^ 1 << 63).to_be_bytes())
+        }
         (Type::Float8, Datum::Float8(value)) => out.extend(float_bits(*value).to_be_bytes()),
         (Type::Text | Type::Varchar(_), Datum::Text(value)) => put_string(value.as_bytes(), out),
         (Type::Char(_), Datum::Text(value)) => put_string(value.trim_end_matches(' ').as_bytes(), out),
@@ -63,7 +63,13 @@ pub fn encode_part(datum: &Datum, ty: Type, out: &mut Vec<u8>) -> Result<(), Cod
 /// Bits that sort as floats do.
 fn float_bits(value: f64) -> u64 {
     // One zero and one NaN, that with the sign bit clear.
-    let bits = if value == 0.0 { 0 } else if value.is_nan() { f64::NAN.to_bits() & !(1 << 63) } else { value.to_bits() };
+    let bits = if value == 0.0 {
+        0
+    } else if value.is_nan() {
+        f64::NAN.to_bits() & !(1 << 63)
+    } else {
+        value.to_bits()
+    };
     if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
 }
 

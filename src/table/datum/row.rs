@@ -44,9 +44,9 @@ fn encode_value(datum: &Datum, ty: Type, out: &mut Vec<u8>) -> Result<(), CodecE
         (Type::Bool, Datum::Bool(value)) => out.push(u8::from(*value)),
         (Type::Int2, Datum::Int2(value)) => out.extend(value.to_le_bytes()),
         (Type::Int4, Datum::Int4(value)) | (Type::Date, Datum::Date(value)) => out.extend(value.to_le_bytes()),
-        (Type::Int8, Datum::Int8(value))
-        | (Type::Timestamp, Datum::Timestamp(value))
-        | (Type::TimestampTz, Datum::TimestampTz(value)) => out.extend(value.to_le_bytes()),
+        (Type::Int8, Datum::Int8(value)) | (Type::Timestamp, Datum::Timestamp(value)) | (Type::TimestampTz, Datum::TimestampTz(value)) => {
+            out.extend(value.to_le_bytes())
+        }
         (Type::Float8, Datum::Float8(value)) => out.extend(value.to_bits().to_le_bytes()),
         (Type::Text | Type::Varchar(_) | Type::Char(_), Datum::Text(value)) => put_bytes(value.as_bytes(), out),
         (Type::Bytea, Datum::Bytea(value)) => put_bytes(value, out),

@@ -38,8 +38,11 @@ fn numeric() -> impl Strategy<Value = BigDecimal> {
 
 /// Strings of few letters, so that they share beginnings.
 fn text() -> impl Strategy<Value = String> {
-    prop_oneof![proptest::collection::vec(prop_oneof![Just('\0'), Just('a'), Just('\u{1}'), Just('é'), Just('b')], 0..5)
-        .prop_map(|chars| chars.into_iter().collect()), any::<String>()]
+    prop_oneof![
+        proptest::collection::vec(prop_oneof![Just('\0'), Just('a'), Just('\u{1}'), Just('é'), Just('b')], 0..5)
+            .prop_map(|chars| chars.into_iter().collect()),
+        any::<String>()
+    ]
 }
 
 fn datum(ty: Type) -> BoxedStrategy<Datum> {
@@ -55,7 +58,9 @@ fn datum(ty: Type) -> BoxedStrategy<Datum> {
         Type::Numeric(_) => numeric().prop_map(Datum::Numeric).boxed(),
         Type::Text | Type::Varchar(_) => text().prop_map(Datum::Text).boxed(),
         Type::Char(_) => text().prop_map(|text| Datum::Text(text.trim_end_matches(' ').to_owned())).boxed(),
-        Type::Bytea => proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()], 0..6).prop_map(Datum::Bytea).boxed(),
+        Type::Bytea => {
+            proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()], 0..6).prop_map(Datum::Bytea).boxed()
+        }
         Type::Timestamp => any::<i64>().prop_map(Datum::Timestamp).boxed(),
         Type::TimestampTz => any::<i64>().prop_map(Datum::TimestampTz).boxed(),
         Type::Date => any::<i32>().prop_map(Datum::Date).boxed(),
@@ -248,7 +253,11 @@ fn a_row_from_before_a_column_was_added_has_null_there() {
     let mut row = Vec::new();
     encode_row(&[Datum::Int4(7)], &before, &mut row).unwrap();
     assert_eq!(decode_row(&row, &after).unwrap(), [Datum::Int4(7), Datum::Null]);
-    encode_row(&[Datum::Int4(7), Datum::Null], &after, { row.clear(); &mut row }).unwrap();
+    encode_row(&[Datum::Int4(7), Datum::Null], &after, {
+        row.clear();
+        &mut row
+    })
+    .unwrap();
     assert_eq!(decode_row(&row, &before), Err(CodecError::Columns { expected: 1, found: 2 }));
     row[0] = 9;
     assert_eq!(decode_row(&row, &after), Err(CodecError::Format { expected: 1, found: 9 }));

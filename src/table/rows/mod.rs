@@ -11,7 +11,6 @@
 mod error;
 mod janitor;
 mod load;
-mod older;
 mod read;
 mod space;
 #[cfg(test)]
@@ -130,6 +129,8 @@ struct Held {
     from: u64,
     garbage: Vec<(TreeId, Vec<u8>)>,
     drops: Vec<TreeId>,
+    /// Dropped with it.
+    _attachment: Option<transaction::Attachment>,
 }
 
 /// A transaction that a crash left unfinished.
@@ -244,6 +245,21 @@ impl Rows {
     /// Begins a transaction. It costs nothing until it reads or writes.
     pub fn begin(&self, isolation: Isolation, interrupt: Interrupt) -> Transaction {
         Transaction::new(self.clone(), isolation, interrupt)
+    }
+
+    /// Waits until every transaction that has begun before this call is over.
+    ///
+    /// # Errors
+    /// [`RowError::Cancelled`].
+    pub async fn wait_for_older(&self, interrupt: &Interrupt) -> Result<(), RowError> {
+        for live in self.shared.book.live() {
+            tokio::select! {
+                biased;
+                () = interrupt.wait() => return Err(RowError::Cancelled),
+                () = live.wait_end() => {}
+            }
+        }
+        Ok(())
     }
 
     /// Counts for status displays.

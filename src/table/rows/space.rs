@@ -337,17 +337,17 @@ impl Rows {
         Ok(())
     }
 
-    /// Writes a slot and queues the transaction's end in the same order as the log's. Returns both places.
+    /// Writes a slot and queues the transaction's end in the same order as the log's; what it holds is handed over at that moment. Returns
+    /// both places.
     pub(super) async fn end_slot(
         &self,
         place: Option<SlotPlace>,
         slot: Slot,
         live: Option<std::sync::Arc<crate::txn::book::Live>>,
-        held: super::Held,
+        mut hand_over: impl FnMut() -> Option<super::Held>,
     ) -> Result<(Scn, crate::base::Lsn), RowError> {
         let cache = self.shared.trees.cache();
         let committed = slot.state == SlotState::Committed;
-        let mut held = Some(held);
         let once = || {
             let mut group = match place {
                 Some(place) => {
@@ -366,7 +366,7 @@ impl Rows {
                 }
             };
             let ending = |scn, end| {
-                let held = held.take().expect("an end is queued once");
+                let held = hand_over().expect("an end is queued once");
                 crate::txn::book::Ending { live: live.clone(), txn: slot.txn, scn, committed, end, held }
             };
             self.shared.book.queue(ending, append)

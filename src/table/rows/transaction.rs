@@ -36,17 +36,30 @@ pub struct Transaction {
     tables: Vec<(u32, TableLock)>,
     /// The row in whose queue it stands.
     queued: Option<(TreeId, Vec<u8>)>,
-    /// What the layer above keeps with it; dropped when its end is complete.
+    /// What the layer above keeps with it; dropped when its end is complete: committed, or rolled back.
     attachment: Option<Attachment>,
+    /// Its end is the rows' business now.
+    handed_over: bool,
 }
 
-/// Something of the layer above that lives as long as a transaction: until its commit is published, or until it is given up for rollback.
+/// Something of the layer above that lives as long as a transaction.
 pub(in crate::table) type Attachment = Box<dyn std::any::Any + Send + Sync>;
 
 impl Transaction {
     pub(super) fn new(rows: Rows, isolation: Isolation, interrupt: Interrupt) -> Transaction {
         let live = rows.shared.book.begin();
-        Transaction { rows, live, isolation, interrupt, snapshot: None, writes: None, tables: Vec::new(), queued: None, attachment: None }
+        Transaction {
+            rows,
+            live,
+            isolation,
+            interrupt,
+            snapshot: None,
+            writes: None,
+            tables: Vec::new(),
+            queued: None,
+            attachment: None,
+            handed_over: false,
+        }
     }
 
     /// The rows that it works on.
@@ -59,7 +72,7 @@ impl Transaction {
         self.attachment.as_ref()
     }
 
-    /// The same, to be set or changed.
+    /// The same, to be changed.
     pub(in crate::table) fn attachment_mut(&mut self) -> &mut Option<Attachment> {
         &mut self.attachment
     }
@@ -320,19 +333,16 @@ impl Transaction {
     /// [`RowError`]: the log has failed, and whether the transaction is committed shows after recovery.
     pub async fn commit(mut self) -> Result<Option<Scn>, RowError> {
         self.snapshot = None;
-        let Some(writes) = self.writes.take() else {
+        let Some(mut writes) = self.writes.take() else {
             self.leave();
             return Ok(None);
         };
         let rows = self.rows.clone();
         let live = self.live.clone();
         // From here on it ends by itself: whoever waits for the log next publishes it.
-        self.tables.clear();
-        // Should this waiting be given up, nobody here knows when the commit is published: then the attachment stays for ever.
-        let attachment = std::mem::ManuallyDrop::new(self.attachment.take());
-        let ended = rows.end(Some(live), writes, true).await;
-        drop(std::mem::ManuallyDrop::into_inner(attachment));
-        ended
+        self.handed_over = true;
+        writes.attachment = self.attachment.take();
+        rows.end(live, writes, true).await
     }
 
     /// Undoes it all.
@@ -341,18 +351,20 @@ impl Transaction {
     /// [`RowError`]: the rows that could not be undone stay locked until the next opening undoes them.
     pub async fn rollback(mut self) -> Result<(), RowError> {
         self.snapshot = None;
-        let Some(writes) = self.writes.take() else {
+        let Some(mut writes) = self.writes.take() else {
             self.leave();
             return Ok(());
         };
-        self.tables.clear();
+        self.handed_over = true;
+        writes.attachment = self.attachment.take();
         let (rows, live) = (self.rows.clone(), self.live.clone());
         rows.roll_back(live, writes).await
     }
 
     /// The end of a transaction that has written nothing.
     fn leave(&mut self) {
-        self.live.end();
+        self.handed_over = true;
+        self.rows.shared.book.leave(&self.live);
         if !self.tables.is_empty() {
             self.tables.clear();
             self.rows.shared.waits.ended(&self.live);
@@ -366,9 +378,10 @@ impl Drop for Transaction {
             self.rows.shared.waits.leave_row(&self.live, tree, &key);
         }
         match self.writes.take() {
+            None if self.handed_over => {}
             None => self.leave(),
-            Some(writes) => {
-                self.tables.clear();
+            Some(mut writes) => {
+                writes.attachment = self.attachment.take();
                 self.rows.roll_back_later(self.live.clone(), writes);
             }
         }
@@ -380,7 +393,29 @@ fn need_size(key: &[u8], value: &[u8]) -> Result<(), RowError> {
     if bytes > ROW_MAX { Err(RowError::RowTooLarge { bytes }) } else { Ok(()) }
 }
 
+/// A transaction whose end isn't in the log yet.
+struct Undecided<'r> {
+    rows: &'r Rows,
+    live: Arc<Live>,
+    writes: Option<Writes>,
+}
+
+impl Drop for Undecided<'_> {
+    fn drop(&mut self) {
+        if let Some(writes) = self.writes.take() {
+            self.rows.roll_back_later(self.live.clone(), writes);
+        }
+    }
+}
+
 impl Writes {
+    /// What is kept until the end is published.
+    fn into_held(self) -> Held {
+        let Writes { slot, segment, from, garbage, drops, attachment, .. } = self;
+        let drops = drops.into_iter().map(|(_, tree)| tree).collect();
+        Held { slot: Some(slot), segment: Some(segment), from, garbage, drops, _attachment: attachment }
+    }
+
     fn noted(&mut self, at: UndoPtr) {
         if !self.first.is_some() {
             self.first = at;
@@ -410,21 +445,20 @@ impl Rows {
             garbage: Vec::new(),
             made: Vec::new(),
             drops: Vec::new(),
+            attachment: None,
         })
     }
 
-    /// Writes a transaction's end into its slot and waits until it is published.
-    pub(super) async fn end(&self, live: Option<Arc<Live>>, writes: Writes, committed: bool) -> Result<Option<Scn>, RowError> {
-        let Writes { txn, slot, segment, from, first, garbage, drops, .. } = writes;
-        let drops = drops.into_iter().map(|(_, tree)| tree).collect();
-        let held = Held { slot: Some(slot), segment: Some(segment), from, garbage, drops };
-        let state = if committed { SlotState::Committed } else { SlotState::RolledBack };
+    /// Writes a transaction's end into its slot and waits until it is published. Given up before the end is in the log, it is undone.
+    pub(super) async fn end(&self, live: Arc<Live>, writes: Writes, committed: bool) -> Result<Option<Scn>, RowError> {
+        let (txn, first) = (writes.txn, writes.first);
         // What was never written needs no end in the log.
-        let place = first.is_some().then_some(slot);
-        let committed = committed && first.is_some();
-        let entry = Slot { txn, state: if committed { state } else { SlotState::RolledBack }, scn: Scn(0), first };
-        let (scn, end) = self.end_slot(place, entry, live, held).await?;
-        if committed {
+        let place = first.is_some().then_some(writes.slot);
+        let state = if committed && first.is_some() { SlotState::Committed } else { SlotState::RolledBack };
+        let mut undecided = Undecided { rows: self, live: live.clone(), writes: Some(writes) };
+        let hand_over = || undecided.writes.take().map(Writes::into_held);
+        let (scn, end) = self.end_slot(place, Slot { txn, state, scn: Scn(0), first }, Some(live), hand_over).await?;
+        if state == SlotState::Committed {
             self.publish_when_durable(end).await?;
             Ok(Some(scn))
         } else {

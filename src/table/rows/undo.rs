@@ -118,7 +118,7 @@ impl Rows {
             return Err(error);
         }
         match unfinished.1.take() {
-            Some((live, writes)) => self.end(Some(live), writes, false).await.map(drop),
+            Some((live, writes)) => self.end(live, writes, false).await.map(drop),
             None => Ok(()),
         }
     }
@@ -190,9 +190,9 @@ impl Rows {
                 undone += 1;
             }
         }
-        let held = Held { slot: Some(slot), segment: None, from: 0, garbage: Vec::new(), drops: Vec::new() };
+        let mut held = Some(Held { slot: Some(slot), segment: None, from: 0, garbage: Vec::new(), drops: Vec::new(), _attachment: None });
         let entry = Slot { txn, state: SlotState::RolledBack, scn: Scn(0), first };
-        self.end_slot(Some(slot), entry, None, held).await?;
+        self.end_slot(Some(slot), entry, None, || held.take()).await?;
         self.shared.losers.lock().remove(&txn);
         self.settle(Lsn(0));
         let now = self.shared.book.visible();

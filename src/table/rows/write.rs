@@ -36,6 +36,8 @@ pub(super) struct Writes {
     pub(super) made: Vec<(u64, TreeId)>,
     /// Trees to be dropped, likewise.
     pub(super) drops: Vec<(u64, TreeId)>,
+    /// What the layer above keeps with the transaction.
+    pub(super) attachment: Option<super::transaction::Attachment>,
 }
 
 /// What is to become of a row.

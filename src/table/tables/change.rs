@@ -131,13 +131,7 @@ impl Tables {
     ///
     /// # Errors
     /// [`TablesError::Row`].
-    pub async fn lock_row(
-        &self,
-        txn: &mut Transaction,
-        table: &Table,
-        seen: &Row,
-        conflict: OnConflict,
-    ) -> Result<Changed, TablesError> {
+    pub async fn lock_row(&self, txn: &mut Transaction, table: &Table, seen: &Row, conflict: OnConflict) -> Result<Changed, TablesError> {
         Ok(txn.lock(table.tree, &seen.key, seen.version, conflict).await?)
     }
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use super::{Tables, TablesError, entry};
 use crate::base::TreeId;
+use crate::table::Direction;
 use crate::table::catalog::{self, Catalog, Index, IndexState, Named, Table};
 use crate::table::datum::row::decode_row;
 use crate::table::datum::{CodecError, Datum};
 use crate::table::rows::{Interrupt, OnConflict, Row, RowError, Transaction};
-use crate::table::Direction;
 use crate::txn::{Isolation, TableLock};
 
 /// Findings that are kept; those behind are counted.

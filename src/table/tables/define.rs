@@ -238,12 +238,7 @@ impl Tables {
     }
 
     /// The table of the index called `name`, locked, and the index's place in its list.
-    pub(super) async fn open_index(
-        &self,
-        txn: &mut Transaction,
-        name: &str,
-        lock: TableLock,
-    ) -> Result<(Arc<Table>, usize), TablesError> {
+    pub(super) async fn open_index(&self, txn: &mut Transaction, name: &str, lock: TableLock) -> Result<(Arc<Table>, usize), TablesError> {
         loop {
             let (table, index) = match self.relation(txn, name).await? {
                 Some(Relation::Index(table, place)) => {

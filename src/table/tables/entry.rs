@@ -56,7 +56,13 @@ pub(super) fn entry_of_value(table: &Table, index: &Index, value: &[u8], row_key
 }
 
 /// Key of the row that an entry belongs to.
-pub(super) fn row_key_of<'e>(table: &Table, index: &Index, types: &[crate::table::datum::Type], key: &'e [u8], value: &'e [u8]) -> Result<&'e [u8], TablesError> {
+pub(super) fn row_key_of<'e>(
+    table: &Table,
+    index: &Index,
+    types: &[crate::table::datum::Type],
+    key: &'e [u8],
+    value: &'e [u8],
+) -> Result<&'e [u8], TablesError> {
     if !value.is_empty() {
         return Ok(value);
     }

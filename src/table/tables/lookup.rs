@@ -115,13 +115,7 @@ impl Tables {
     ///
     /// # Errors
     /// [`TablesError::UndefinedTable`], [`TablesError::NotATable`]; as [`Tables::table`].
-    pub async fn open(
-        &self,
-        txn: &mut Transaction,
-        name: &str,
-        lock: TableLock,
-        conflict: OnConflict,
-    ) -> Result<Arc<Table>, TablesError> {
+    pub async fn open(&self, txn: &mut Transaction, name: &str, lock: TableLock, conflict: OnConflict) -> Result<Arc<Table>, TablesError> {
         loop {
             let table = match self.relation(txn, name).await? {
                 Some(Relation::Table(table)) => table,

@@ -42,15 +42,16 @@ enum Filled {
 }
 
 impl Tables {
-    /// Makes an index while others write the table. `interrupt` stops it.
+    /// Makes an index while others write the table. `interrupt` stops it. It waits for every transaction that is under way: the caller must have
+    /// none itself.
     ///
     /// # Errors
     /// As [`Tables::create_index`]; after the first steps the index stays, incomplete.
     pub async fn create_index_online(&self, spec: &IndexSpec, interrupt: &Interrupt) -> Result<Index, TablesError> {
-        let (table, index) = self.announce(spec, interrupt).await?;
-        self.rows().wait_for_holders(table, TableLock::Share, interrupt).await?;
+        let index = self.announce(spec, interrupt).await?;
+        self.rows().wait_for_older(interrupt).await?;
         self.fill(&index, interrupt).await?;
-        self.rows().wait_for_snapshots(interrupt).await?;
+        self.rows().wait_for_older(interrupt).await?;
         self.complete(&index, interrupt).await
     }
 
@@ -62,13 +63,13 @@ impl Tables {
     }
 
     /// Step 1.
-    async fn announce(&self, spec: &IndexSpec, interrupt: &Interrupt) -> Result<(u32, Index), TablesError> {
+    async fn announce(&self, spec: &IndexSpec, interrupt: &Interrupt) -> Result<Index, TablesError> {
         let mut txn = self.begin(interrupt);
         let announced = self.announce_in(&mut txn, spec).await;
         end(txn, announced).await
     }
 
-    async fn announce_in(&self, txn: &mut Transaction, spec: &IndexSpec) -> Result<(u32, Index), TablesError> {
+    async fn announce_in(&self, txn: &mut Transaction, spec: &IndexSpec) -> Result<Index, TablesError> {
         let table = self.open(txn, &spec.table, TableLock::ShareUpdateExclusive, OnConflict::Wait).await?;
         let mut index = self.draft_index(txn, &table, spec).await?;
         if self.relation(txn, &index.name).await?.is_some() {
@@ -79,7 +80,7 @@ impl Tables {
         self.touch(txn, table.id);
         self.take_name(txn, &index.name, Named::Index { table: table.id, index: index.id }).await?;
         catalog::put_index(txn, table.id, &index).await?;
-        Ok((table.id, index))
+        Ok(index)
     }
 
     /// The index as it is now, and its table, which is kept from being defined anew.
