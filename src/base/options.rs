@@ -57,6 +57,10 @@ pub struct Options {
     pub checkpoint_interval_ms: u64,
     /// Redo kept behind the checkpoint before page writing is stepped up, in percent of the ring. Default 50; 5 to 80.
     pub checkpoint_log_percent: u8,
+    /// Longest time that recovery after a crash may be predicted to take, from the start of opening to service, in milliseconds: pages are
+    /// written early enough. The prediction is made from rates measured on this machine; commits are not slowed down for it.
+    /// Default 10000; 0 (off) or 500 to 3600000.
+    pub recovery_time_target_ms: u64,
     /// Whether pages go through the double-write area. Default `auto`.
     pub double_write: DoubleWrite,
     /// Disk driver. Default `auto`.
@@ -79,6 +83,7 @@ impl Default for Options {
             log_batch_interval_ms: 100,
             checkpoint_interval_ms: 30_000,
             checkpoint_log_percent: 50,
+            recovery_time_target_ms: 10_000,
             double_write: DoubleWrite::Auto,
             disk: DiskKind::Auto,
             page_io_depth: 64,
@@ -123,6 +128,10 @@ impl Options {
                 return Err(OptionError { name, found, allowed });
             }
         }
+        let target = self.recovery_time_target_ms;
+        if target != 0 && !(500..=3_600_000).contains(&target) {
+            return Err(OptionError { name: "recovery_time_target_ms", found: target, allowed: "0 (off), or 500 to 3600000" });
+        }
         Ok(())
     }
 
@@ -134,6 +143,11 @@ impl Options {
     /// [`Options::log_batch_interval_ms`] as a duration.
     pub fn log_batch_interval(&self) -> Duration {
         Duration::from_millis(self.log_batch_interval_ms)
+    }
+
+    /// [`Options::recovery_time_target_ms`] as a duration; none when it is off.
+    pub fn recovery_time_target(&self) -> Option<Duration> {
+        (self.recovery_time_target_ms > 0).then(|| Duration::from_millis(self.recovery_time_target_ms))
     }
 
     /// [`Options::checkpoint_interval_ms`] as a duration.
@@ -183,5 +197,9 @@ mod tests {
         assert!(toml::from_str::<Options>("page_io_depth = -1").is_err());
         let zero: Options = toml::from_str("page_io_depth = 0").unwrap();
         assert_eq!(zero.validate(), Err(OptionError { name: "page_io_depth", found: 0, allowed: "1 to 1024" }));
+        let hasty: Options = toml::from_str("recovery_time_target_ms = 499").unwrap();
+        assert!(hasty.validate().is_err_and(|error| error.name == "recovery_time_target_ms" && error.found == 499));
+        let off: Options = toml::from_str("recovery_time_target_ms = 0").unwrap();
+        assert_eq!((off.validate(), off.recovery_time_target()), (Ok(()), None));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::base::options::LogMode;
 use crate::base::sim::Sim;
 use crate::base::{ClusterId, Epoch, Incarnation, Seams, ThreadId, Writer};
-use crate::cache::checkpoint::Checkpointer;
+use crate::cache::checkpoint::{CheckpointSetup, Checkpointer};
 use crate::cache::double_write::DoubleWrite;
 use crate::cache::{Cache, CacheSetup, LocalGrants};
 use crate::disk::memory::{MemoryDisk, MemoryMedia};
@@ -18,6 +18,7 @@ use crate::page::volume::{StoragePaths, Volume};
 use crate::redo::LogWriter;
 use crate::redo::block::LogIdentity;
 use crate::redo::control::{Control, ControlFile, ThreadState};
+use crate::redo::forecast::Means;
 use crate::redo::writer::LogPlace;
 use crate::table::Trees;
 
@@ -92,7 +93,17 @@ pub(in crate::table) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Di
     let cache = Cache::new(setup);
     cache.open_for_changes(log.clone());
     cache.start_page_writer(DoubleWrite::new(disk, file, volume.tag(), thread));
-    let checkpointer = Checkpointer::start(cache.clone(), log, control_file, control, Duration::from_secs(5), None);
+    let means = Means { log_bytes: 0, part_pages: 1 };
+    let checkpointer = Checkpointer::start(CheckpointSetup {
+        cache: cache.clone(),
+        log,
+        file: control_file,
+        control,
+        interval: Duration::from_secs(5),
+        recovery_time_target: None,
+        means,
+        on_checkpoint: None,
+    });
     Trees::bootstrap(cache.clone(), thread).await.unwrap();
     let trees = Trees::open(cache.clone(), thread).await.unwrap();
     Store { trees, cache, _checkpointer: checkpointer }
