@@ -129,7 +129,10 @@ fn rows_with_index_entries() {
         assert_eq!((taken.constraint.as_str(), &taken.values), ("t_pkey", &vec![Datum::Int4(1)]));
         assert_eq!(values(&table, &taken.row.unwrap()), person(1, "x", Some(30)));
         let Added::Duplicate(taken) = tables.insert(&mut txn, &table, &person(9, "y", Some(20))).await.unwrap() else { panic!() };
-        assert_eq!((taken.constraint.as_str(), &taken.columns, &taken.values), ("t_age_key", &vec!["age".to_owned()], &vec![Datum::Int4(20)]));
+        assert_eq!(
+            (taken.constraint.as_str(), &taken.columns, &taken.values),
+            ("t_age_key", &vec!["age".to_owned()], &vec![Datum::Int4(20)])
+        );
         let there = tables.get(&txn, &table, &taken.key).await.unwrap().unwrap();
         assert_eq!(values(&table, &there)[0], Datum::Int4(4));
         assert_eq!(ids(&table, &scan(&tables, &txn, &table).await), [1, 2, 3, 4]);
@@ -142,9 +145,13 @@ fn rows_with_index_entries() {
         // In place; with another key; to a taken value; deleted.
         assert!(matches!(tables.update(&mut txn, &table, &rows[0], &person(1, "z", Some(40))).await.unwrap(), Updated::Done { .. }));
         assert!(matches!(tables.update(&mut txn, &table, &rows[1], &person(7, "z", None)).await.unwrap(), Updated::Done { .. }));
-        let Updated::Duplicate(taken) = tables.update(&mut txn, &table, &rows[2], &person(3, "z", Some(40))).await.unwrap() else { panic!() };
+        let Updated::Duplicate(taken) = tables.update(&mut txn, &table, &rows[2], &person(3, "z", Some(40))).await.unwrap() else {
+            panic!()
+        };
         assert_eq!(taken.constraint, "t_age_key");
-        let Updated::Duplicate(taken) = tables.update(&mut txn, &table, &rows[2], &person(7, "z", Some(50))).await.unwrap() else { panic!() };
+        let Updated::Duplicate(taken) = tables.update(&mut txn, &table, &rows[2], &person(7, "z", Some(50))).await.unwrap() else {
+            panic!()
+        };
         assert_eq!(taken.constraint, "t_pkey");
         assert_eq!(tables.delete(&mut txn, &table, &rows[3]).await.unwrap(), Removed::Done);
         txn.commit().await.unwrap();
@@ -232,7 +239,11 @@ fn a_unique_value_is_waited_for() {
                 }),
             );
             seams.sleep(std::time::Duration::from_millis(50)).await;
-            if commit { first.commit().await.unwrap() } else { first.rollback().await.map(|()| None).unwrap() };
+            if commit {
+                first.commit().await.unwrap()
+            } else {
+                first.rollback().await.map(|()| None).unwrap()
+            };
             match receive.await.unwrap() {
                 Added::Duplicate(duplicate) => assert!(commit && duplicate.constraint == "t_age_key"),
                 Added::Done(_) => assert!(!commit),
