@@ -6,4 +6,5 @@
 //! Callers: the daemon and tests, by [`session::Engine`]. The wire protocol sees only [`session`].
 
 pub mod error;
+pub mod parse;
 pub mod session;
