@@ -7,6 +7,8 @@
 mod tokens;
 mod utility;
 
+pub(super) use utility::serializable;
+
 use sqlparser::ast;
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
@@ -303,4 +305,9 @@ fn wrong(sql: &str, tokens: &[TokenWithSpan], error: &ParserError) -> SqlError {
         Some(token) => near(sql, token),
         None => SqlError::new("42601", format!("syntax error: {text}")),
     }
+}
+
+/// Where a span begins, in characters from 1; nothing for an empty one.
+pub fn place(sql: &str, span: sqlparser::tokenizer::Span) -> Option<usize> {
+    (span.start.line > 0).then(|| position(sql, span.start))
 }
