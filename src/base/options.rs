@@ -69,6 +69,8 @@ pub struct Options {
     pub page_io_depth: usize,
     /// Memory that recovery may use beyond the page cache, in bytes. Default 64 MiB; at least 16 MiB.
     pub recovery_memory_bytes: u64,
+    /// Undo kept for snapshots, in bytes: beyond it the oldest is used again, and snapshots may be too old. Default 4 GiB; at least 1 MiB.
+    pub undo_bytes_max: u64,
     /// Parallel redo jobs; 0 means one per worker thread. Default 0; up to 256.
     pub recovery_workers: usize,
 }
@@ -86,6 +88,7 @@ impl Default for Options {
             disk: DiskKind::Auto,
             page_io_depth: 64,
             recovery_memory_bytes: 64 << 20,
+            undo_bytes_max: 4 << 30,
             recovery_workers: 0,
         }
     }
@@ -110,13 +113,14 @@ impl Options {
     /// The first option that is outside its range.
     pub fn validate(&self) -> Result<(), OptionError> {
         let cache_min = (limits::CACHE_FRAMES_MIN * limits::PAGE_SIZE) as u64;
-        let checks: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 7] = [
+        let checks: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 8] = [
             ("cache_bytes", self.cache_bytes, cache_min..=1 << 44, "2097152 (2 MiB) to 2^44"),
             ("log_batch_interval_ms", self.log_batch_interval_ms, 1..=10_000, "1 to 10000"),
             ("checkpoint_interval_ms", self.checkpoint_interval_ms, 10..=3_600_000, "10 to 3600000"),
             ("checkpoint_log_percent", u64::from(self.checkpoint_log_percent), 5..=80, "5 to 80"),
             ("page_io_depth", self.page_io_depth as u64, 1..=1024, "1 to 1024"),
             ("recovery_memory_bytes", self.recovery_memory_bytes, 16 << 20..=1 << 40, "16777216 (16 MiB) to 2^40"),
+            ("undo_bytes_max", self.undo_bytes_max, 1 << 20..=1 << 50, "1048576 (1 MiB) to 2^50"),
             ("recovery_workers", self.recovery_workers as u64, 0..=256, "0 to 256"),
         ];
         for (name, found, range, allowed) in checks {

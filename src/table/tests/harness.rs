@@ -24,12 +24,12 @@ use crate::table::Trees;
 
 /// What a test store is made from.
 #[derive(Clone, Copy)]
-pub(super) struct Plan {
-    pub(super) frames: usize,
-    pub(super) data_files: u16,
-    pub(super) data_pages: u64,
-    pub(super) grow: bool,
-    pub(super) mode: LogMode,
+pub(in crate::table) struct Plan {
+    pub(in crate::table) frames: usize,
+    pub(in crate::table) data_files: u16,
+    pub(in crate::table) data_pages: u64,
+    pub(in crate::table) grow: bool,
+    pub(in crate::table) mode: LogMode,
 }
 
 impl Default for Plan {
@@ -39,14 +39,14 @@ impl Default for Plan {
 }
 
 /// The store and what must live as long.
-pub(super) struct Store {
-    pub(super) trees: Trees,
-    pub(super) cache: Cache,
-    pub(super) _checkpointer: Checkpointer,
+pub(in crate::table) struct Store {
+    pub(in crate::table) trees: Trees,
+    pub(in crate::table) cache: Cache,
+    pub(in crate::table) _checkpointer: Checkpointer,
 }
 
 /// A new store on what `open` opens: once to make the files, once to use them.
-pub(super) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Disk>, plan: Plan) -> Store {
+pub(in crate::table) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Disk>, plan: Plan) -> Store {
     let thread = ThreadId(1);
     let paths = StoragePaths {
         redo: vec![PathBuf::from("redo1")],
@@ -110,7 +110,7 @@ pub(super) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Disk>, plan:
 }
 
 /// Runs `test` on a new store in a simulation of `seed`.
-pub(super) fn simulate<F: Future<Output = ()>>(seed: u64, plan: Plan, test: impl FnOnce(Arc<Store>) -> F) {
+pub(in crate::table) fn simulate<F: Future<Output = ()>>(seed: u64, plan: Plan, test: impl FnOnce(Arc<Store>) -> F) {
     let sim = Sim::new(seed);
     let media = MemoryMedia::new(seed);
     let open = || Arc::new(MemoryDisk::new(&media, sim.runtime())) as Arc<dyn Disk>;
