@@ -1,5 +1,6 @@
 //! Shared parts of the cluster tests: scenarios, checkers, the faulty FUSE disk.
 
+pub mod commands;
 pub mod disk_suite;
 pub mod fuse_disk;
 mod fuse_gate;
