@@ -7,6 +7,8 @@
 //! data = ["data.0"]                  # data file 0, 1, ...
 //! [options]                          # see base::options; all may be left out
 //! cache_bytes = 67108864
+//! [postgres]                         # see sql::wire::options; all may be left out
+//! listen = "127.0.0.1:5432"
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::ThreadId;
 use crate::base::options::{OptionError, Options};
 use crate::page::volume::StoragePaths;
+use crate::sql::wire::options::PostgresOptions;
 
 /// One instance's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,9 @@ pub struct Config {
     /// How the instance behaves.
     #[serde(default)]
     pub options: Options,
+    /// How clients come in.
+    #[serde(default)]
+    pub postgres: PostgresOptions,
 }
 
 /// Why a configuration file can't be used.
@@ -87,6 +93,7 @@ impl Config {
         let name = || file.to_path_buf();
         let mut config: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax { file: name(), error })?;
         config.options.validate().map_err(|error| ConfigError::Option { file: name(), error })?;
+        config.postgres.validate().map_err(|error| ConfigError::Option { file: name(), error })?;
         let listed = config.storage.redo.len();
         if config.instance == 0 || usize::from(config.instance) > listed {
             return Err(ConfigError::Instance { file: name(), instance: config.instance, listed });

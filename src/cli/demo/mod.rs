@@ -174,7 +174,7 @@ fn write_config(args: &Args, folder: &Path) -> Result<PathBuf, CommandError> {
     let storage = StoragePaths { redo: vec!["redo.1".into()], data: vec!["data.0".into()] };
     let options = Options { cache_bytes: args.cache_mib << 20, disk: args.disk, checkpoint_interval_ms: 1000, ..Options::default() };
     let file = folder.join("regroup.toml");
-    std::fs::write(&file, toml::to_string(&Config { instance: 1, storage, options })?)?;
+    std::fs::write(&file, toml::to_string(&Config { instance: 1, storage, options, postgres: Default::default() })?)?;
     Ok(file)
 }
 

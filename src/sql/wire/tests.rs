@@ -1,0 +1,1 @@
+//! The protocol against a stand-in session.
