@@ -95,7 +95,8 @@ async fn engine(store: &Arc<Store>, seams: Seams, options: &PostgresOptions) -> 
 
 /// Listens where `options` say, with what is wrong with that place in the error.
 async fn listen(server: &Server, options: &PostgresOptions) -> Result<SocketAddr, CommandError> {
-    let address = server.listen().await.map_err(|error| format!("can't listen for clients at {} (postgres.listen): {error}", options.listen))?;
+    let address =
+        server.listen().await.map_err(|error| format!("can't listen for clients at {} (postgres.listen): {error}", options.listen))?;
     say(&json!({ "event": "listening", "postgres": address }));
     Ok(address)
 }
@@ -124,7 +125,8 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
             outcome = tokio::signal::ctrl_c() => outcome?,
         }
         server.close().await;
-        let store = Arc::into_inner(store).ok_or("a task still uses the storage after all sessions have ended: it is left as after a crash")?;
+        let store =
+            Arc::into_inner(store).ok_or("a task still uses the storage after all sessions have ended: it is left as after a crash")?;
         store.close().await?;
         say(&json!({ "event": "closed", "instance": instance }));
         Ok(true)

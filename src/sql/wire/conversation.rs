@@ -396,9 +396,7 @@ fn no_portal(name: &str) -> Trouble {
 pub(super) fn last_words(end: &End) -> SqlError {
     match end {
         End::Stopped => SqlError::new(STOPPED, "terminating connection due to administrator command"),
-        End::Timeout(Timeout::IdleInTransaction) => {
-            SqlError::new("25P03", "terminating connection due to idle-in-transaction timeout")
-        }
+        End::Timeout(Timeout::IdleInTransaction) => SqlError::new("25P03", "terminating connection due to idle-in-transaction timeout"),
         End::Timeout(Timeout::IdleSession) => SqlError::new("57P05", "terminating connection due to idle-session timeout"),
         End::Timeout(Timeout::Authentication) => SqlError::new("08P01", "canceling authentication due to timeout"),
         End::Timeout(Timeout::Stalled) => SqlError::new("08006", "terminating connection: the client neither takes nor sends what is due"),

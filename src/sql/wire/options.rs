@@ -61,12 +61,7 @@ impl PostgresOptions {
         let checks: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 9] = [
             ("postgres.max_connections", u64::from(self.max_connections), 1..=10_000, "1 to 10000"),
             ("postgres.idle_session_timeout_ms", self.idle_session_timeout_ms, 0..=1 << 31, "0 to 2^31"),
-            (
-                "postgres.idle_in_transaction_session_timeout_ms",
-                self.idle_in_transaction_session_timeout_ms,
-                0..=1 << 31,
-                "0 to 2^31",
-            ),
+            ("postgres.idle_in_transaction_session_timeout_ms", self.idle_in_transaction_session_timeout_ms, 0..=1 << 31, "0 to 2^31"),
             ("postgres.send_timeout_ms", self.send_timeout_ms, 0..=1 << 31, "0 to 2^31"),
             ("postgres.authentication_timeout_ms", self.authentication_timeout_ms, 1..=600_000, "1 to 600000"),
             ("postgres.tcp_keepalives_idle_s", u64::from(self.tcp_keepalives_idle_s), 0..=32_767, "0 to 32767"),

@@ -64,9 +64,7 @@ pub(super) async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 Some(identity(&parameters).map_or_else(Wish::Impossible, Wish::Session))
             }
-            Err(Malformed::Encoding(bytes)) => {
-                Some(Wish::Impossible(SqlError::new("22021", Malformed::Encoding(bytes).to_string())))
-            }
+            Err(Malformed::Encoding(bytes)) => Some(Wish::Impossible(SqlError::new("22021", Malformed::Encoding(bytes).to_string()))),
             Err(malformed) => return Err(malformed.into()),
         };
         stream.line.input.skip(size);
