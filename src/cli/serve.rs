@@ -1,58 +1,70 @@
 //! `regroupd`: opens one instance's storage, recovers it if need be, and serves PostgreSQL clients until SIGTERM or SIGINT; then it ends
 //! their sessions and closes the storage.
 //!
-//! Standard output gets one JSON object a line: `listening` (with the address: clients that come before `open` are told how far the start
-//! is), `recovering` (with progress), `recovered` (with the report), `open` (with the address again), `closed`.
+//! Standard output gets one JSON object a line: `starting`, `recovering` (with progress), `recovered` (with the report), `open`, `stopping`,
+//! `closed`. As instance of a cluster's directory (`--dir`) it also holds the instance's process file and answers on its admin socket;
+//! started with a configuration file alone (`--config`) it does neither. Told to stop while it recovers, it ends at once: the next start
+//! recovers anew.
 
-use std::net::SocketAddr;
+use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::admin::server::{Board, show_report};
 use super::config::Config;
+use super::door::Door;
+use super::layout::{ClusterDir, InstanceDir};
+use super::process::Presence;
 use super::{CommandError, on_runtime};
-use crate::base::{BoxFuture, Seams};
+use crate::base::Seams;
+use crate::disk::lock;
 use crate::node::storage::Opening;
 use crate::node::store::Store;
 use crate::recovery::Progress;
-use crate::sql::session::{Admin, Engine, EngineOptions};
-use crate::sql::wire::options::PostgresOptions;
-use crate::sql::wire::server::Server;
-use crate::table::rows::Rows;
+
+/// Between two tries to be the only user of the store, when stopping.
+const EVERY: Duration = Duration::from_millis(5);
+
+/// Longest wait for the I/O of an earlier process of the instance.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to run.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// The instance's configuration file.
+    /// The cluster's directory, as `clusterctl init` made it.
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    dir: Option<PathBuf>,
+    /// A configuration file, instead of a cluster's directory.
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    config: Option<PathBuf>,
+    /// Which instance to run; left out, the one that the configuration names, or 1.
+    #[arg(long, value_name = "ID")]
+    instance: Option<u16>,
 }
 
-/// What statements ask of the instance. The store may be gone when they do: sessions end before it closes, tasks may linger.
-struct Instance {
-    store: Weak<Store>,
-}
-
-impl Admin for Instance {
-    fn checkpoint(&self) -> BoxFuture<Result<(), String>> {
-        let store = self.store.clone();
-        Box::pin(async move {
-            let store = store.upgrade().ok_or("the instance is stopping")?;
-            store.storage().checkpoint().await.map(|_| ()).map_err(|error| error.to_string())
-        })
-    }
-
-    fn vacuum(&self) -> BoxFuture<Result<(), String>> {
-        // Nothing to do by hand: undo is freed as snapshots end.
-        Box::pin(async { Ok(()) })
+impl Args {
+    fn resolve(self) -> Result<(Config, Option<InstanceDir>), CommandError> {
+        if let Some(file) = self.config {
+            return Ok((Config::load_as(&file, self.instance)?, None));
+        }
+        let cluster = ClusterDir::open(self.dir)?;
+        let config = Config::load_as(&cluster.config_file(), self.instance)?;
+        let home = cluster.instance(config.instance);
+        Ok((config, Some(home)))
     }
 }
 
-/// Says something on standard output as a line of JSON.
+/// Says something on standard output as a line of JSON. A full disk or a closed pipe there must not end an instance.
 pub(super) fn say(event: &serde_json::Value) {
-    println!("{event}");
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = writeln!(out, "{event}").and_then(|()| out.flush()) {
+        tracing::warn!(%error, %event, "an event can't be written to standard output");
+    }
 }
 
 pub(super) fn say_progress(progress: &Progress) {
@@ -62,73 +74,140 @@ pub(super) fn say_progress(progress: &Progress) {
     }));
 }
 
-/// The same for clients that come too early.
-fn tell_progress(progress: &Progress) -> String {
-    let Progress { phase, unit, done, .. } = progress;
-    let of = progress.total.map(|total| format!(" of {total}")).unwrap_or_default();
-    let left = progress.left.map(|left| format!(", about {:.0} s left", left.as_secs_f64().ceil())).unwrap_or_default();
-    format!("recovery, phase {phase}: {done}{of} {unit}{left}")
+/// Completes when the process is told to stop.
+struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-/// Opens the store and recovers it, telling `server`'s clients how far that is.
-async fn open(config: Config, seams: Seams, disk: Arc<dyn crate::disk::Disk>, server: &Server) -> Result<Store, CommandError> {
-    let server = server.clone();
-    let on_progress = move |progress: &Progress| {
-        say_progress(progress);
-        server.starting(tell_progress(progress));
-    };
-    let thread = config.thread();
-    let on_progress: Option<crate::recovery::OnProgress> = Some(Box::new(on_progress));
-    let opening = Opening { seams, disk, paths: config.storage, thread, options: config.options, on_progress, on_checkpoint: None };
-    let store = Store::open(opening).await?;
-    if let Some(report) = store.storage().recovery() {
-        say(&json!({ "event": "recovered", "report": report }));
+impl StopSignal {
+    fn new() -> Result<StopSignal, CommandError> {
+        Ok(StopSignal { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(store)
-}
 
-async fn engine(store: &Arc<Store>, seams: Seams, options: &PostgresOptions) -> Result<Engine, CommandError> {
-    let admin = Arc::new(Instance { store: Arc::downgrade(store) });
-    let options = EngineOptions { connections_max: options.max_connections, settings: options.settings(), ..EngineOptions::default() };
-    Ok(Engine::open(Rows::new(store.trees().clone()), seams, admin, options).await?)
-}
-
-/// Listens where `options` say, with what is wrong with that place in the error.
-async fn listen(server: &Server, options: &PostgresOptions) -> Result<SocketAddr, CommandError> {
-    let address =
-        server.listen().await.map_err(|error| format!("can't listen for clients at {} (postgres.listen): {error}", options.listen))?;
-    say(&json!({ "event": "listening", "postgres": address }));
-    Ok(address)
+    async fn received(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Runs until told to stop.
 ///
 /// # Errors
-/// The configuration, the address or the storage can't be used.
+/// The configuration or the storage can't be used, or another process runs the instance.
 pub fn run(args: Args) -> Result<bool, CommandError> {
-    let config = Config::load(&args.config)?;
+    let (config, home) = args.resolve()?;
     on_runtime(config.options.disk, async move |seams, disk| {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut stop = StopSignal::new()?;
         let instance = config.instance;
-        let postgres = config.postgres.clone();
-        let server = Server::new(seams.clone(), postgres.clone());
-        let address = listen(&server, &postgres).await?;
-        let store = Arc::new(open(config, seams.clone(), disk, &server).await?);
-        server.open(engine(&store, seams, &postgres).await?);
-        let writer = store.storage().writer();
+        let board = Board::new();
+        // In this order, and given up in the other.
+        let _presence = match &home {
+            Some(home) => Some(Presence::announce(home, &seams).await?),
+            None => None,
+        };
+        let _socket = home.as_ref().map(|home| board.listen(home, &seams)).transpose()?;
+        let door = Door::listen(&config, &seams).await?;
         say(&json!({
-            "event": "open", "instance": instance, "incarnation": writer.incarnation.0, "epoch": writer.epoch.0, "postgres": address,
+            "event": "starting", "instance": instance, "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION"),
+            "postgres": door.address(),
         }));
-        tokio::select! {
-            biased;
-            _ = terminate.recv() => {}
-            outcome = tokio::signal::ctrl_c() => outcome?,
+        if home.is_some() {
+            drained(&config, &seams, &mut stop).await?;
         }
-        server.close().await;
-        let store =
-            Arc::into_inner(store).ok_or("a task still uses the storage after all sessions have ended: it is left as after a crash")?;
-        store.close().await?;
+        let (shown, knocked) = (board.clone(), door.clone());
+        let opening = Opening {
+            seams: seams.clone(),
+            disk,
+            paths: config.storage.clone(),
+            thread: config.thread(),
+            options: config.options.clone(),
+            on_progress: Some(Box::new(move |progress| {
+                shown.recovering(progress);
+                knocked.recovering(progress);
+                say_progress(progress);
+            })),
+            on_checkpoint: None,
+        };
+        let store = tokio::select! {
+            biased;
+            opened = Store::open(opening) => Arc::new(opened?),
+            () = stop.received() => {
+                say(&json!({ "event": "interrupted", "instance": instance }));
+                tracing::info!("told to stop before the storage was open: the next start begins anew");
+                return Ok(true);
+            }
+        };
+        serve(store, &board, &door, instance, home.as_ref(), &seams, &mut stop).await?;
         say(&json!({ "event": "closed", "instance": instance }));
         Ok(true)
     })
+}
+
+/// Waits until the I/O of the process that ran this instance before has drained: it may be gone, and its writes still under way. What else
+/// is wrong with the files shows when they are opened.
+async fn drained(config: &Config, seams: &Seams, stop: &mut StopSignal) -> Result<(), CommandError> {
+    for path in config.storage.redo.iter().chain(&config.storage.data) {
+        if matches!(lock::is_held(path, config.thread()), Ok(true)) {
+            tracing::info!(file = %path.display(), "still in use by a process that ran this instance, or by its I/O: waiting");
+            tokio::select! {
+                biased;
+                free = lock::wait_free(seams, path, config.thread(), DRAIN_PATIENCE) => drop(free?),
+                () = stop.received() => return Err("told to stop while waiting for the storage files".into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Serves until told to stop, then closes the store.
+async fn serve(
+    store: Arc<Store>,
+    board: &Board,
+    door: &Door,
+    instance: u16,
+    home: Option<&InstanceDir>,
+    seams: &Seams,
+    stop: &mut StopSignal,
+) -> Result<(), CommandError> {
+    if let Some(report) = store.storage().recovery() {
+        board.recovered(report);
+        say(&json!({ "event": "recovered", "report": report }));
+        keep_report(home, &show_report(report));
+    }
+    let writer = store.storage().writer();
+    door.open(&store, seams).await?;
+    let postgres = door.address();
+    board.open(writer, store.clone(), postgres);
+    say(&json!({
+        "event": "open", "instance": instance, "incarnation": writer.incarnation.0, "epoch": writer.epoch.0, "postgres": postgres,
+    }));
+    stop.received().await;
+    say(&json!({ "event": "stopping", "instance": instance }));
+    board.stopping();
+    door.close().await;
+    close(store, seams).await
+}
+
+/// Closes the store when those who work on the admin socket have let go of it; they have been told.
+async fn close(mut store: Arc<Store>, seams: &Seams) -> Result<(), CommandError> {
+    loop {
+        match Arc::try_unwrap(store) {
+            Ok(only) => return Ok(only.close().await?),
+            Err(shared) => store = shared,
+        }
+        seams.sleep(EVERY).await;
+    }
+}
+
+/// Leaves the report where `clusterctl status` finds it when this process is gone.
+fn keep_report(home: Option<&InstanceDir>, report: &serde_json::Value) {
+    let Some(home) = home else { return };
+    let (file, new) = (home.recovery_file(), home.recovery_file().with_extension("json.new"));
+    if let Err(error) = std::fs::write(&new, report.to_string()).and_then(|()| std::fs::rename(&new, &file)) {
+        tracing::warn!(file = %file.display(), %error, "the recovery report can't be kept in a file; standard output has it");
+    }
 }

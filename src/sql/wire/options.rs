@@ -12,7 +12,8 @@ use crate::base::options::OptionError;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PostgresOptions {
-    /// Where to listen; port 0 takes a free one (event `open` says which). Default 127.0.0.1:5432.
+    /// Address and port of instance 1; the others have the ports behind it. Port 0: any free one, as event `open` and `clusterctl status`
+    /// show. Default 127.0.0.1:7432.
     pub listen: SocketAddr,
     /// Sessions at once; who comes then is told 53300. Default 100; 1 to 10000.
     pub max_connections: u32,
@@ -38,7 +39,7 @@ pub struct PostgresOptions {
 impl Default for PostgresOptions {
     fn default() -> Self {
         PostgresOptions {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5432)),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7432)),
             max_connections: 100,
             idle_session_timeout_ms: 0,
             idle_in_transaction_session_timeout_ms: 600_000,

@@ -98,12 +98,12 @@ impl Server {
         Server { shared: Arc::new(Shared { seams, options, state, stopping, ended: Notify::new() }) }
     }
 
-    /// Listens where the options say, and serves whoever comes; gives the address.
+    /// Listens there and serves whoever comes; gives the address.
     ///
     /// # Errors
     /// The address can't be had.
-    pub async fn listen(&self) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(self.shared.options.listen).await?;
+    pub async fn listen(&self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let server = self.clone();
         self.shared.seams.spawn("postgres listener", Box::pin(async move { server.accept(listener).await }));
