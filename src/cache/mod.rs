@@ -232,6 +232,14 @@ impl Cache {
         self.shared.dirty.lock().is_held(page)
     }
 
+    /// Whether `page` is resident with changes that aren't durable at home yet: what its home holds doesn't count then.
+    pub fn is_dirty(&self, page: PageId) -> bool {
+        let Some(number) = self.shared.table.get(page) else { return false };
+        let frame = &self.shared.frames[number as usize];
+        let holds_it = frame.body.read().id == page;
+        holds_it && frame.state.lock().dirty.is_some()
+    }
+
     /// Puts `page` into quarantine: every later access gets `why`, nothing is written to its home.
     pub fn quarantine(&self, page: PageId, why: CacheError) {
         tracing::error!(%page, %why, "page quarantined");
