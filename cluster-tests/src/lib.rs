@@ -6,6 +6,7 @@ pub mod endpoint;
 pub mod fuse_disk;
 mod fuse_gate;
 pub mod fuzz;
+pub mod isolation;
 pub mod model;
 pub mod postgres;
 pub mod samples;

@@ -1,7 +1,8 @@
 //! A real PostgreSQL 15 for one test: its own folder, a Unix socket there, no network, ended with the value.
 //!
 //! Used by the differential test and by the self-checks of checkers. PostgreSQL refuses to run as root, so there it runs as `postgres`,
-//! or as `nobody`. It dies with the thread that started it. Not durable: nothing here crashes it.
+//! or as `nobody`. It dies with the thread that started it. Its writes are not forced
+//! to disk, which its own crashes survive.
 
 use std::ffi::CStr;
 use std::io;
@@ -11,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::endpoint::{Endpoint, Listener};
+use crate::isolation::arena::Crashable;
 
 /// The number in the socket's name; nobody listens on a port.
 const PORT: u16 = 5432;
@@ -67,6 +69,19 @@ fn command(program: &Path, user: Option<(u32, u32)>, signal: libc::c_int) -> Com
     command
 }
 
+/// Starts the server of the cluster in `folder`.
+fn launch(folder: &Path) -> Child {
+    let log = std::fs::File::create(folder.join("log")).expect("a file can be made");
+    let mut server = command(&programs().join("postgres"), unprivileged(), libc::SIGQUIT);
+    server.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).arg("-p").arg(PORT.to_string());
+    for option in
+        ["listen_addresses=", "fsync=off", "shared_buffers=64MB", "max_connections=60", "timezone=UTC", "jit=off", "deadlock_timeout=10ms"]
+    {
+        server.arg("-c").arg(option);
+    }
+    server.stdout(Stdio::null()).stderr(log).spawn().expect("postgres can be started")
+}
+
 impl Postgres {
     /// Makes a cluster (UTF-8, C locale, UTC) and starts it.
     ///
@@ -85,18 +100,11 @@ impl Postgres {
             .output()
             .expect("initdb can be started");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let log = std::fs::File::create(folder.path().join("log")).expect("a file can be made");
-        let mut server = command(&programs.join("postgres"), user, libc::SIGQUIT);
-        server.arg("-D").arg(&data).arg("-k").arg(folder.path()).arg("-p").arg(PORT.to_string());
-        for option in ["listen_addresses=", "fsync=off", "shared_buffers=64MB", "max_connections=60", "timezone=UTC", "jit=off"] {
-            server.arg("-c").arg(option);
-        }
-        let server = server.stdout(Stdio::null()).stderr(log).spawn().expect("postgres can be started");
+        let server = launch(folder.path());
         let postgres = Postgres { server, folder };
         postgres.wait();
         postgres
     }
-
     fn wait(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while let Err(error) = self.endpoint().wire(Duration::from_secs(10)) {
@@ -113,10 +121,29 @@ impl Postgres {
     }
 }
 
-impl Drop for Postgres {
-    fn drop(&mut self) {
+impl Postgres {
+    /// Ends it at once, without a checkpoint.
+    fn quit(&mut self) {
         // SAFETY: the id of a child that nobody has waited for, so it is still that process.
         unsafe { libc::kill(self.server.id() as libc::pid_t, libc::SIGQUIT) };
         drop(self.server.wait());
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.quit();
+    }
+}
+
+impl Crashable for Postgres {
+    fn endpoint(&self) -> Endpoint {
+        Postgres::endpoint(self)
+    }
+
+    fn crash(&mut self) {
+        self.quit();
+        self.server = launch(self.folder.path());
+        self.wait();
     }
 }

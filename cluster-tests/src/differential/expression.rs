@@ -52,7 +52,12 @@ pub fn condition(sql: &mut Sql, random: &mut Random, scope: &Scope, depth: u32) 
         }
         6 if kind.is_number() && kind != Kind::Float8 => {
             let value = Kind::Int4.value(random).literal(Kind::Int4);
-            sql.put(&format!("{name}::numeric {} {value} {} {}", random.pick(&["+", "-", "*"]), random.pick(&COMPARISONS), random.below(20)));
+            sql.put(&format!(
+                "{name}::numeric {} {value} {} {}",
+                random.pick(&["+", "-", "*"]),
+                random.pick(&COMPARISONS),
+                random.below(20)
+            ));
         }
         7 => {
             // Two columns of one type, or a column with itself, which asks about nulls.

@@ -136,7 +136,13 @@ impl Generator {
         let random = &mut self.random;
         if block.status == b'I' {
             let word = random.pick(&["BEGIN", "START TRANSACTION", "BEGIN TRANSACTION"]).to_string();
-            let level = *random.pick(&["", "", " ISOLATION LEVEL READ COMMITTED", " ISOLATION LEVEL REPEATABLE READ", " ISOLATION LEVEL REPEATABLE READ"]);
+            let level = *random.pick(&[
+                "",
+                "",
+                " ISOLATION LEVEL READ COMMITTED",
+                " ISOLATION LEVEL REPEATABLE READ",
+                " ISOLATION LEVEL REPEATABLE READ",
+            ]);
             let mut draft = Draft::text(&format!("{word}{level}"), Access::Nothing);
             draft.effect = Effect::Begin;
             return Some(draft);
@@ -242,11 +248,24 @@ impl Generator {
                 Some(Draft::text(&format!("{word} {}", table.name), Access::Exclusive))
             }
             6 => {
-                let text = *self.random.pick(&["", ";", "-- nothing", "SHOW transaction_isolation", "SHOW client_encoding", "SHOW standard_conforming_strings"]);
+                let text = *self.random.pick(&[
+                    "",
+                    ";",
+                    "-- nothing",
+                    "SHOW transaction_isolation",
+                    "SHOW client_encoding",
+                    "SHOW standard_conforming_strings",
+                ]);
                 Some(Draft::text(text, Access::Nothing))
             }
             _ => {
-                let text = *self.random.pick(&["SET application_name = 'x'", "SET client_min_messages TO warning", "CHECKPOINT", "SELECT 1", "SELECT 1 AS one, 'two', 3.0, NULL, true"]);
+                let text = *self.random.pick(&[
+                    "SET application_name = 'x'",
+                    "SET client_min_messages TO warning",
+                    "CHECKPOINT",
+                    "SELECT 1",
+                    "SELECT 1 AS one, 'two', 3.0, NULL, true",
+                ]);
                 Some(Draft::text(text, Access::Nothing))
             }
         }

@@ -69,7 +69,10 @@ fn comparable(events: io::Result<Vec<Event>>, ordered: bool) -> Vec<String> {
             Event::Ready(status) => lines.push(format!("  ready {}", status as char)),
             Event::Columns(fields) => {
                 let shown = fields.iter().map(|field| {
-                    format!("{} type {} length {} modifier {} format {}", field.name, field.type_oid, field.type_len, field.typmod, field.format)
+                    format!(
+                        "{} type {} length {} modifier {} format {}",
+                        field.name, field.type_oid, field.type_len, field.typmod, field.format
+                    )
                 });
                 lines.push(format!("  columns {}", shown.collect::<Vec<_>>().join(", ")));
             }
@@ -145,7 +148,8 @@ pub struct Pair<'a> {
 impl Pair<'_> {
     fn fresh(&self, leftovers: u64) -> (Server, Server) {
         let reference = Server::fresh(self.reference, leftovers).expect("PostgreSQL can be emptied");
-        let subject = Server::fresh(self.subject, leftovers).unwrap_or_else(|error| panic!("the server under test can't be emptied: {error}"));
+        let subject =
+            Server::fresh(self.subject, leftovers).unwrap_or_else(|error| panic!("the server under test can't be emptied: {error}"));
         (reference, subject)
     }
 

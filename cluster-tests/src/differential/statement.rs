@@ -143,7 +143,8 @@ fn on_conflict(sql: &mut Sql, random: &mut Random, table: &Table) {
     }
     let arbiter = random.pick(&arbiters).clone();
     sql.put(&format!(" ON CONFLICT ({})", table.names(&arbiter)));
-    let settable: Vec<&Column> = table.columns.iter().enumerate().filter(|(position, _)| !arbiter.contains(position)).map(|(_, column)| column).collect();
+    let settable: Vec<&Column> =
+        table.columns.iter().enumerate().filter(|(position, _)| !arbiter.contains(position)).map(|(_, column)| column).collect();
     // Where another unique index could fail too, which row meets which first would matter.
     if settable.is_empty() || arbiters.len() > 1 || random.chance(0.3) {
         sql.put(" DO NOTHING");

@@ -143,14 +143,18 @@ impl Kind {
             Kind::Int2 if extreme => Value::Int(*random.pick(&[-32768, 32767])),
             Kind::Int4 if extreme => Value::Int(*random.pick(&[i64::from(i32::MIN), i64::from(i32::MAX)])),
             Kind::Int8 if extreme => Value::Int(*random.pick(&[i64::MIN, i64::MAX])),
-            Kind::Int2 | Kind::Int4 | Kind::Int8 => Value::Int(if random.chance(0.7) { random.below(12) } else { random.below(2000) } as i64 - 4),
+            Kind::Int2 | Kind::Int4 | Kind::Int8 => {
+                Value::Int(if random.chance(0.7) { random.below(12) } else { random.below(2000) } as i64 - 4)
+            }
             Kind::Float8 if extreme => Value::Float(*random.pick(&[f64::INFINITY, f64::NAN, 1e10, -12_345_678.75])),
             Kind::Float8 => Value::Float((random.below(80) as f64 - 20.0) / 4.0),
-            Kind::Numeric(None) if extreme => {
-                Value::Numeric(random.pick(&["123456789012345678901234567890.123", "0.000000000000000001", "-99999999999999999999"]).to_string())
-            }
+            Kind::Numeric(None) if extreme => Value::Numeric(
+                random.pick(&["123456789012345678901234567890.123", "0.000000000000000001", "-99999999999999999999"]).to_string(),
+            ),
             Kind::Numeric(None) => Value::Numeric(plain(random.below(900) as i64 - 200, random.below(4) as usize)),
-            Kind::Numeric(Some((_, scale))) => Value::Numeric(plain(random.below(900) as i64 - 200, random.below(u64::from(scale) + 1) as usize)),
+            Kind::Numeric(Some((_, scale))) => {
+                Value::Numeric(plain(random.below(900) as i64 - 200, random.below(u64::from(scale) + 1) as usize))
+            }
             Kind::Bool => Value::Bool(random.chance(0.5)),
             Kind::Text => Value::Text(word(random, 40)),
             Kind::Varchar(length) | Kind::Char(length) => Value::Text(word(random, length as usize)),
@@ -165,7 +169,9 @@ impl Kind {
                 let within = *random.pick(&[0, DAY / 2, 3_661_000_000, 3_661_123_456, DAY - 1]);
                 Value::Micros(if extreme { *random.pick(&[i64::MAX, i64::MIN, -730_119 * DAY]) } else { day * DAY + within })
             }
-            Kind::Date => Value::Days(if extreme { *random.pick(&[i32::MAX, i32::MIN, -730_119]) } else { random.below(40) as i32 * 300 - 4000 }),
+            Kind::Date => {
+                Value::Days(if extreme { *random.pick(&[i32::MAX, i32::MIN, -730_119]) } else { random.below(40) as i32 * 300 - 4000 })
+            }
             Kind::Uuid => {
                 let mut bytes = [0x11; 16];
                 bytes[15] = random.below(10) as u8;
@@ -287,7 +293,8 @@ fn numeric_binary(text: &str) -> Vec<u8> {
     let padded = format!("{}{whole}", "0".repeat((4 - whole.len() % 4) % 4));
     let tail = format!("{fraction}{}", "0".repeat((4 - fraction.len() % 4) % 4));
     let all = format!("{padded}{tail}");
-    let mut groups: Vec<u16> = all.as_bytes().chunks(4).map(|four| four.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'))).collect();
+    let mut groups: Vec<u16> =
+        all.as_bytes().chunks(4).map(|four| four.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'))).collect();
     let mut weight = (padded.len() / 4) as i16 - 1;
     while groups.first() == Some(&0) {
         groups.remove(0);

@@ -104,8 +104,13 @@ const ALONE: [&str; 62] = [
 ];
 
 /// Wrong ones that are about transactions: alone in their place they warn, or fail with a class of their own.
-const TRANSACTIONAL: [&str; 5] =
-    ["ROLLBACK TO SAVEPOINT nonesuch", "RELEASE SAVEPOINT nonesuch", "SET TRANSACTION ISOLATION LEVEL nonesuch", "COMMIT PREPARED", "SAVEPOINT"];
+const TRANSACTIONAL: [&str; 5] = [
+    "ROLLBACK TO SAVEPOINT nonesuch",
+    "RELEASE SAVEPOINT nonesuch",
+    "SET TRANSACTION ISOLATION LEVEL nonesuch",
+    "COMMIT PREPARED",
+    "SAVEPOINT",
+];
 
 /// A wrong statement.
 pub fn statement(random: &mut Random, table: Option<&Table>) -> String {
