@@ -12,6 +12,7 @@ use cluster_tests::isolation::history::{Outcome, adya_findings};
 use cluster_tests::isolation::lists::{self, Load};
 use cluster_tests::isolation::{Level, bank};
 use cluster_tests::postgres::Postgres;
+use cluster_tests::regroup::{Regroup, Setup};
 
 fn load(crashes: u32) -> Load {
     let seconds = std::env::var("REGROUP_SECONDS").ok().map_or(1.0, |text| text.parse().expect("REGROUP_SECONDS is a number"));
@@ -56,4 +57,43 @@ fn postgres_passes_the_checkers() {
         lists(&mut server, 1, level, 1);
         bank(&mut server, 1, level, 1);
     }
+}
+
+/// A small cache and ring, so that pages are evicted and checkpoints taken all the while.
+fn regroup() -> Regroup {
+    let options = vec![("checkpoint_interval_ms", 200.into())];
+    Regroup::start(Setup { cache_mib: 4, ring_mib: 8, options, ..Setup::default() })
+}
+
+fn finish(mut server: Regroup) {
+    server.stop();
+    server.verify();
+}
+
+#[test]
+fn read_committed_lists_under_kills() {
+    let mut server = regroup();
+    lists(&mut server, 2, Level::ReadCommitted, 3);
+    finish(server);
+}
+
+#[test]
+fn repeatable_read_lists_under_kills() {
+    let mut server = regroup();
+    lists(&mut server, 3, Level::RepeatableRead, 3);
+    finish(server);
+}
+
+#[test]
+fn read_committed_bank_under_kills() {
+    let mut server = regroup();
+    bank(&mut server, 4, Level::ReadCommitted, 3);
+    finish(server);
+}
+
+#[test]
+fn repeatable_read_bank_under_kills() {
+    let mut server = regroup();
+    bank(&mut server, 5, Level::RepeatableRead, 3);
+    finish(server);
 }
