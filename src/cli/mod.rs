@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod connect;
 pub mod demo;
+mod door;
 pub mod init;
 pub mod layout;
 pub mod logs;
