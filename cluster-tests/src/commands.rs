@@ -78,7 +78,12 @@ impl Cluster {
     #[track_caller]
     pub fn new(arguments: &[&str]) -> Cluster {
         let cluster = Cluster::unmade();
-        cluster.run(&[&["init", "--ring-size", "8MiB", "--cache", "8MiB", "--listen", "127.0.0.1:0"], arguments].concat()).expect(0);
+        let mut all = vec!["init", "--ring-size", "8MiB", "--cache", "8MiB"];
+        if !arguments.contains(&"--listen") {
+            all.extend(["--listen", "127.0.0.1:0"]);
+        }
+        all.extend(arguments);
+        cluster.run(&all).expect(0);
         cluster
     }
 

@@ -335,6 +335,20 @@ fn an_instance_that_does_not_open_says_why() {
     assert_eq!(settings["options"]["cache_bytes"], 8 << 20);
 }
 
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = taken.local_addr().expect("it has an address").to_string();
+    let cluster = Cluster::new(&["--listen", &address]);
+    assert_eq!(cluster.status()["instances"][0]["postgres"], address.as_str());
+    let ran = cluster.run(&["start"]).expect(2);
+    assert!(ran.complained.contains(&address) && ran.complained.contains("postgres.listen"), "{}", ran.complained);
+    assert_eq!(cluster.state(), "stopped", "it had not touched the storage");
+    drop(taken);
+    cluster.run(&["start"]).expect(0);
+    assert_eq!(cluster.status()["instances"][0]["postgres"], address.as_str());
+}
+
 /// Anything may connect to the admin socket that runs as the same user: a mistyped tool, a scan.
 #[test]
 fn the_admin_socket_survives_whatever_comes_in() {
