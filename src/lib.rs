@@ -12,6 +12,7 @@ pub mod node;
 pub mod ops;
 pub mod page;
 pub mod recovery;
+pub mod sql;
 pub mod redo;
 pub mod sql;
 pub mod table;

@@ -7,4 +7,5 @@
 
 pub mod error;
 pub mod session;
+pub mod types;
 pub mod wire;

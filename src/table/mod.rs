@@ -25,6 +25,7 @@ pub mod rows;
 mod scan;
 mod space;
 mod split;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 mod write;
