@@ -12,7 +12,6 @@ pub mod node;
 pub mod ops;
 pub mod page;
 pub mod recovery;
-pub mod sql;
 pub mod redo;
 pub mod sql;
 pub mod table;
