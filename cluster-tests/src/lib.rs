@@ -1,5 +1,6 @@
 //! Shared parts of the cluster tests: scenarios, checkers, servers to talk to, the faulty FUSE disk.
 
+pub mod conversation;
 pub mod differential;
 pub mod disk_suite;
 pub mod endpoint;
