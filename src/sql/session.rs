@@ -277,6 +277,12 @@ impl Session {
         Vec::new()
     }
 
+    /// Prepared statements whose names `DEALLOCATE` said since this was last asked: the names are the caller's business. For
+    /// `DEALLOCATE ALL` and `DISCARD ALL` the tag is enough.
+    pub fn take_deallocated(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// For ReadyForQuery.
     pub fn status(&self) -> TransactionStatus {
         TransactionStatus::Idle

@@ -285,11 +285,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         };
         self.notices();
         match done {
-            Done::Complete(tag) => self.stream.out.complete(&tag),
+            Done::Complete(tag) => {
+                self.forget_statements(&tag);
+                self.stream.out.complete(&tag);
+            }
             Done::Suspended => self.stream.out.portal_suspended(),
             Done::Empty | Done::CopyIn { .. } => self.stream.out.empty_query(),
         }
         Ok(())
+    }
+
+    /// `DEALLOCATE` and `DISCARD ALL` are statements, but the names are kept here.
+    fn forget_statements(&mut self, tag: &str) {
+        match tag {
+            "DEALLOCATE ALL" | "DISCARD ALL" => self.statements.clear(),
+            "DEALLOCATE" => {
+                for name in self.session.take_deallocated() {
+                    self.statements.remove(&*name);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn notices(&mut self) {

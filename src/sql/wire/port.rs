@@ -42,6 +42,7 @@ pub(super) trait Port: Send + 'static {
     fn parameters(&self) -> Vec<(String, String)>;
     fn take_parameters(&mut self) -> Vec<(&'static str, String)>;
     fn take_notices(&mut self) -> Vec<Notice>;
+    fn take_deallocated(&mut self) -> Vec<String>;
     fn status(&self) -> TransactionStatus;
     fn idle_timeout(&self) -> Option<Duration>;
 
@@ -113,6 +114,10 @@ impl Port for Session {
 
     fn take_notices(&mut self) -> Vec<Notice> {
         Session::take_notices(self)
+    }
+
+    fn take_deallocated(&mut self) -> Vec<String> {
+        Session::take_deallocated(self)
     }
 
     fn status(&self) -> TransactionStatus {

@@ -1,6 +1,6 @@
 //! A session that does what its statements say by their first word: the protocol's rules without a database.
 //!
-//! `begin`, `commit`, `error` (22012), `rows N [BYTES]`, `give $1`, `note`, `set X`, `copy`, `copyout`, `wait` (until it is stopped), nothing (an
+//! `begin`, `commit`, `error` (22012), `rows N [BYTES]`, `give $1`, `note`, `set X`, `forget [STATEMENT]`, `copy`, `copyout`, `wait` (until it is stopped), nothing (an
 //! empty statement).
 
 use std::sync::Arc;
@@ -61,12 +61,13 @@ pub(super) struct Fake {
     failed: bool,
     notices: Vec<Notice>,
     parameters: Vec<(&'static str, String)>,
+    deallocated: Vec<String>,
 }
 
 impl Fake {
     pub(super) fn new(witness: &Arc<Witness>, idle: Option<Duration>) -> Fake {
         let status = TransactionStatus::Idle;
-        Fake { witness: witness.clone(), status, idle, failed: false, notices: Vec::new(), parameters: Vec::new() }
+        Fake { witness: witness.clone(), status, idle, failed: false, notices: Vec::new(), parameters: Vec::new(), deallocated: Vec::new() }
     }
 }
 
@@ -121,6 +122,10 @@ impl Port for Fake {
 
     fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
+    }
+
+    fn take_deallocated(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.deallocated)
     }
 
     fn status(&self) -> TransactionStatus {
@@ -205,6 +210,11 @@ impl Port for Fake {
             "set" => {
                 self.parameters.push(("application_name", text[4..].to_string()));
                 "SET"
+            }
+            "forget" if text == "forget" => "DEALLOCATE ALL",
+            "forget" => {
+                self.deallocated.push(text[7..].to_string());
+                "DEALLOCATE"
             }
             "copy" => return Ok(Step::CopyIn { copy: Vec::new(), columns: 2 }),
             "copyout" => {

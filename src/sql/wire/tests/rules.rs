@@ -103,6 +103,20 @@ fn after_an_error_everything_up_to_sync_is_skipped() {
 }
 
 #[test]
+fn deallocated_names_are_free() {
+    with(async |client| {
+        client.send(vec![parse("a", "rows 1"), parse("b", "rows 1"), sync()]).await;
+        assert_eq!(client.round().await, ["parsed", "parsed", "ready I"]);
+        assert_eq!(client.query("forget a").await, ["DEALLOCATE", "ready I"]);
+        client.send(vec![parse("a", "rows 1"), parse("b", "rows 1"), sync()]).await;
+        assert_eq!(client.round().await, ["parsed", "ERROR 42P05: prepared statement \"b\" already exists", "ready I"]);
+        assert_eq!(client.query("forget").await, ["DEALLOCATE ALL", "ready I"]);
+        client.send(vec![parse("a", "rows 1"), parse("b", "rows 1"), sync()]).await;
+        assert_eq!(client.round().await, ["parsed", "parsed", "ready I"]);
+    });
+}
+
+#[test]
 fn copy_in_takes_data_and_its_errors_leave_the_session_whole() {
     with(async |client| {
         client.send(vec![query("copy")]).await;
