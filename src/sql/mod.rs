@@ -21,4 +21,5 @@ pub mod settings;
 mod tests;
 pub mod types;
 pub mod views;
+pub mod wire;
 pub mod world;

@@ -35,12 +35,14 @@ pub struct EngineOptions {
     pub connections_max: u32,
     /// How much memory one sort or hash table of a statement may take.
     pub work_bytes_max: usize,
+    /// Names and values of settings whose default is the instance's, not PostgreSQL's.
+    pub settings: Vec<(String, String)>,
 }
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
         let regroup = || "regroup".to_string();
-        EngineOptions { database: regroup(), role: regroup(), connections_max: 500, work_bytes_max: 64 << 20 }
+        EngineOptions { database: regroup(), role: regroup(), connections_max: 500, work_bytes_max: 64 << 20, settings: Vec::new() }
     }
 }
 
@@ -166,6 +168,11 @@ pub trait RowSink: Send {
 
     /// The body of a CopyData message: `COPY .. TO STDOUT`. The caller of `execute` sends CopyDone before CommandComplete.
     fn copy_data(&mut self, body: &[u8]);
+
+    /// Whether it has taken as much as it can hold for now: `execute` then returns [`Progress::Suspended`], to be called again soon.
+    fn full(&self) -> bool {
+        false
+    }
 }
 
 /// How far an execution got.
@@ -270,6 +277,12 @@ impl Session {
         Vec::new()
     }
 
+    /// Prepared statements whose names `DEALLOCATE` said since this was last asked: the names are the caller's business. For
+    /// `DEALLOCATE ALL` and `DISCARD ALL` the tag is enough.
+    pub fn take_deallocated(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// For ReadyForQuery.
     pub fn status(&self) -> TransactionStatus {
         TransactionStatus::Idle
@@ -356,6 +369,10 @@ impl Session {
         let _ = copy;
         SqlError::new("57014", format!("COPY from stdin failed: {message}"))
     }
+
+    /// The client was told of an error that the session knows nothing of (no such portal, text that isn't UTF-8): the transaction block
+    /// fails as after any other.
+    pub fn fail(&mut self) {}
 
     /// Ends a round (Sync, or the end of a simple query): commits the implicit transaction, or rolls it back after an error.
     ///
