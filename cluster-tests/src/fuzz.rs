@@ -147,7 +147,7 @@ pub fn page(data: &[u8]) {
 
 fn read_body(page: &[u8]) {
     match header::of(page).kind() {
-        Some(Kind::Tree) => {
+        Some(Kind::Tree | Kind::Slots | Kind::Undo) => {
             for slot in 0..slotted::count(page) {
                 let key = slotted::key(page, slot);
                 assert!(key.len() + slotted::value(page, slot).len() <= slotted::CAPACITY);

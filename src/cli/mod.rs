@@ -3,20 +3,25 @@
 //! Exit codes: 0 done, 1 it ran and found something wrong, 2 it could not run (bad arguments, storage that can't be opened).
 
 pub mod admin;
+pub mod checkpoint;
 pub mod config;
+pub mod connect;
 pub mod demo;
 pub mod init;
 pub mod layout;
+pub mod logs;
 pub mod observe;
 pub mod process;
 pub mod salvage;
 pub mod serve;
+pub mod settings;
 pub mod size;
 pub mod start;
 pub mod status;
 pub mod stop;
 pub mod superblock;
 pub mod template;
+pub mod verify;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -62,6 +67,16 @@ enum Command {
     Stop(stop::Args),
     /// Shows what the instances are doing.
     Status(status::Args),
+    /// Checks every page, tree and index: live when an instance is open, else offline.
+    Verify(verify::Args),
+    /// Opens psql on an instance; what follows -- goes to psql.
+    Connect(connect::Args),
+    /// Shows what an instance's process said last, or follows it.
+    Logs(logs::Args),
+    /// Has an instance write its dirty pages now, so that a crash soon after is recovered fast.
+    Checkpoint(checkpoint::Args),
+    /// Shows the configuration that is in effect, with all defaults.
+    Config(settings::Args),
     /// Crash demonstration: a process under load is killed with kill -9 again and again, recovered, and every acknowledged write checked
     /// by a separate process from a journal kept outside.
     Demo(demo::Args),
@@ -87,6 +102,11 @@ pub fn clusterctl() -> ExitCode {
         Command::Start(args) => start::run(dir, &args),
         Command::Stop(args) => stop::run(dir, &args),
         Command::Status(args) => status::run(dir, &args),
+        Command::Verify(args) => verify::run(dir, &args),
+        Command::Connect(args) => connect::run(dir, &args),
+        Command::Logs(args) => logs::run(dir, &args),
+        Command::Checkpoint(args) => checkpoint::run(dir, &args),
+        Command::Config(args) => settings::run(dir, &args),
         Command::Demo(args) => demo::run(args),
         Command::Superblock(args) => superblock::run(&args),
         Command::Salvage(args) => salvage::run(args),

@@ -9,6 +9,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -23,6 +24,12 @@ use crate::disk::{Access, Disk};
 use crate::page::superblock::{COPIES, Shape};
 use crate::page::volume::{StoragePaths, read_copy};
 use crate::redo::control::{Control, ControlFile, ThreadState};
+
+/// How long a process may hold its lock without having its admin socket, before that is taken for its state: it makes the socket right
+/// after taking the lock, and a killed one may keep the lock for a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks at it.
+const EVERY: Duration = Duration::from_millis(5);
 
 /// One instance, as seen now.
 #[derive(Clone, Debug)]
@@ -51,18 +58,17 @@ pub struct Observed {
 /// Its directory can't be looked at.
 pub async fn observe(seams: &Seams, disk: &Arc<dyn Disk>, cluster: &ClusterDir, config: &Config) -> Result<Observed, CommandError> {
     let home = cluster.instance(config.instance);
-    let process = match process::find(&home)? {
-        Found::Nobody => return Ok(from_storage(disk, &home, config, None, None).await),
-        Found::Somebody(process) => process,
-    };
-    match client::status(seams, &home.socket()).await {
-        Ok(status) => Ok(from_process(&home, config, process, status)),
-        Err(error) => {
-            // It may have ended in between.
-            if process::find(&home)? == Found::Nobody {
-                return Ok(from_storage(disk, &home, config, None, None).await);
-            }
-            Ok(from_storage(disk, &home, config, process, Some(&error)).await)
+    let began = seams.now();
+    loop {
+        let process = match process::find(&home)? {
+            Found::Nobody => return Ok(from_storage(disk, &home, config, None, None).await),
+            Found::Somebody(process) => process,
+        };
+        match client::status(seams, &home.socket()).await {
+            Ok(status) => return Ok(from_process(&home, config, process, status)),
+            // Between its first two steps, or its last two: either way this ends at once.
+            Err(AskError::Absent(_) | AskError::Broken(_)) if seams.now().since(began) < PATIENCE => seams.sleep(EVERY).await,
+            Err(error) => return Ok(from_storage(disk, &home, config, process, Some(&error)).await),
         }
     }
 }

@@ -195,7 +195,7 @@ async fn close(mut store: Arc<Store>, seams: &Seams) -> Result<(), CommandError>
 }
 
 /// Leaves the report where `clusterctl status` finds it when this process is gone.
-fn keep_report(home: Option<&InstanceDir>, report: &serde_json::Value) {
+pub(super) fn keep_report(home: Option<&InstanceDir>, report: &serde_json::Value) {
     let Some(home) = home else { return };
     let (file, new) = (home.recovery_file(), home.recovery_file().with_extension("json.new"));
     if let Err(error) = std::fs::write(&new, report.to_string()).and_then(|()| std::fs::rename(&new, &file)) {

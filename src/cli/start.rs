@@ -84,11 +84,8 @@ impl Start {
             }
             other => other?,
         };
-        let mut child = None;
-        if self.look(&config).await?.process.is_none() && matches!(super::process::find(&home)?, super::process::Found::Nobody) {
-            child = Some(Spawned::spawn(&self.cluster, &home)?);
-        }
         let began = self.seams.now();
+        let mut child = None;
         let seen = self.wait(&config, &home, &mut child).await?;
         self.tell(&seen, child.is_some(), self.seams.now().since(began));
         Ok(())
@@ -98,7 +95,7 @@ impl Start {
         observe(&self.seams, &self.disk, &self.cluster, config).await
     }
 
-    /// Waits until it is open.
+    /// Waits until it is open; starts it when no process runs it (any more: one that was being stopped or killed may have been there).
     async fn wait(&self, config: &Config, home: &InstanceDir, child: &mut Option<Spawned>) -> Result<Observed, CommandError> {
         let id = home.id;
         let mut shown = Shown::default();
@@ -111,11 +108,9 @@ impl Start {
                     return Ok(seen);
                 }
                 State::Recovering => shown.progress(id, seen.recovery.as_ref(), self.seams.now()),
-                State::Stopping if child.is_none() => {
-                    return Err(format!("instance {id} is being stopped; start it when that is done").into());
-                }
                 State::Stopped | State::Dead if child.is_none() => {
-                    return Err(format!("instance {id} ended while it was waited for").into());
+                    *child = Some(Spawned::spawn(&self.cluster, home)?);
+                    continue;
                 }
                 _ => {}
             }

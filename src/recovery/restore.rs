@@ -4,23 +4,36 @@
 //! whole, the batch isn't voided, the image is whole and its version isn't below one that the log says was durable at home
 //! (rule 15). Writing it again is harmless, so this can be cut off anywhere.
 
+use std::sync::Arc;
+
 use super::RecoveryError;
 use super::progress::Meter;
 use super::segment::Pages;
+use crate::base::BoxFuture;
 use crate::base::limits::PAGE_SIZE;
+use crate::base::runtime::join_all;
 use crate::cache::double_write::DoubleWrite;
-use crate::disk::{Buffer, DiskError};
+use crate::disk::{Buffer, DiskError, IoOutcome};
 use crate::page::header;
 use crate::page::verify;
 use crate::page::volume::Volume;
 
 /// Restores what is torn; returns how many pages that was.
-pub(super) async fn restore(volume: &Volume, area: &DoubleWrite, pages: &Pages, meter: &mut Meter) -> Result<u64, RecoveryError> {
+pub(super) async fn restore(volume: &Arc<Volume>, area: &DoubleWrite, pages: &Pages, meter: &mut Meter) -> Result<u64, RecoveryError> {
     let Some(batch) = area.read().await?.filter(|batch| !batch.voided) else { return Ok(0) };
     let mut restored = 0;
-    for (index, (page, version)) in batch.items.into_iter().enumerate() {
+    // All at once: a batch is small, and one after the other would take as long as reading many times as many.
+    let homes: Vec<BoxFuture<IoOutcome>> = batch
+        .items
+        .iter()
+        .map(|(page, _)| {
+            let (volume, page) = (volume.clone(), *page);
+            Box::pin(async move { volume.read(page, Buffer::zeroed(PAGE_SIZE)).await }) as BoxFuture<IoOutcome>
+        })
+        .collect();
+    let homes = join_all(homes).await;
+    for (index, ((page, version), (home, outcome))) in batch.items.into_iter().zip(homes).enumerate() {
         meter.at(index as u64);
-        let (home, outcome) = volume.read(page, Buffer::zeroed(PAGE_SIZE)).await;
         let unread = outcome.err();
         match &unread {
             None if verify(&home, page, volume.tag()).is_ok() => continue,

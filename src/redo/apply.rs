@@ -69,7 +69,7 @@ pub fn apply_op(page: &mut [u8], op: &Op<'_>) -> Result<(), ApplyFault> {
             page[PAGE_SIZE - heap.len()..].copy_from_slice(heap);
             // Later operations of the same change trust the layout, and this one came from a log (rule 20).
             match kind {
-                Kind::Tree => slotted::check(page),
+                Kind::Tree | Kind::Slots | Kind::Undo => slotted::check(page),
                 Kind::Space => space::check(page),
                 Kind::Free => Ok(()),
             }
@@ -91,7 +91,7 @@ pub fn apply_op(page: &mut [u8], op: &Op<'_>) -> Result<(), ApplyFault> {
             space::set(page, bit.into(), used);
             Ok(())
         }
-        _ if kind != Kind::Tree as u8 => return Err(wrong()),
+        _ if !Kind::from_raw(kind).is_some_and(Kind::is_slotted) => return Err(wrong()),
         Op::Insert { slot, key, value } => slotted::insert(page, slot.into(), key, value),
         Op::Delete { slot } => slotted::delete(page, slot.into()),
         Op::SetValue { slot, value } => slotted::set_value(page, slot.into(), value),
@@ -145,7 +145,7 @@ pub fn redo_unstamped(page: &mut [u8], found: Scn, change: &Change<'_>, new: Scn
 /// The body of `page` as [`Op::Format`] carries it: what lies below and above the free space.
 pub fn image(page: &[u8]) -> (&[u8], &[u8]) {
     match header::of(page).kind() {
-        Some(Kind::Tree) => slotted::live_parts(page),
+        Some(Kind::Tree | Kind::Slots | Kind::Undo) => slotted::live_parts(page),
         Some(Kind::Space) => (&page[HEADER..space::BITS_END], &[]),
         Some(Kind::Free) | None => (&[], &[]),
     }

@@ -13,12 +13,14 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{Answer, REQUEST_MAX, Request, State, Status, short_name};
 use crate::base::{Seams, Writer};
 use crate::cli::CommandError;
 use crate::cli::layout::InstanceDir;
+use crate::cli::verify::check;
+use crate::cli::verify::findings::{Finding, Listener, Step};
 use crate::node::store::Store;
 use crate::recovery::{Progress, RecoveryReport};
 
@@ -168,16 +170,68 @@ impl Board {
         to.say(&last).await;
     }
 
-    async fn answer(&self, request: Request, _to: &mut Answering) -> Result<Value, CommandError> {
+    async fn answer(&self, request: Request, to: &mut Answering) -> Result<Value, CommandError> {
         match request {
             Request::Status {} => Ok(serde_json::to_value(self.status())?),
             Request::Checkpoint {} => {
                 let store = self.store()?;
                 let report = store.storage().checkpoint().await?;
-                Ok(json!({ "checkpoint": format!("{report:?}") }))
+                Ok(json!({ "from": report.from.0, "to": report.to.0, "dirty": report.dirty, "seconds": report.took.as_secs_f64() }))
             }
-            Request::Verify {} => Err("not there yet".into()),
+            Request::Verify {} => self.verify(to).await,
         }
+    }
+
+    /// Checks everything, telling what is found on the way; ends when nobody listens any more, or the instance is to stop.
+    async fn verify(&self, to: &mut Answering) -> Result<Value, CommandError> {
+        let store = self.store()?;
+        let mut stopping = self.shared.stopping.subscribe();
+        let (send, mut said) = mpsc::unbounded_channel();
+        let mut relay = Relay { send };
+        let mut check = std::pin::pin!(check::live(&store, &mut relay));
+        loop {
+            tokio::select! {
+                biased;
+                () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => return Err("the instance is being stopped".into()),
+                Some(answer) = said.recv() => {
+                    if !to.say(&answer).await {
+                        return Err("nobody listens any more".into());
+                    }
+                }
+                outcome = &mut check => {
+                    let summary = outcome?;
+                    while let Ok(answer) = said.try_recv() {
+                        to.say(&answer).await;
+                    }
+                    return Ok(serde_json::to_value(summary)?);
+                }
+            }
+        }
+    }
+}
+
+/// Passes on what a check says. Bounded by the check itself: `findings::TOLD_MAX` findings, and progress once a second.
+struct Relay {
+    send: mpsc::UnboundedSender<Answer>,
+}
+
+impl Relay {
+    fn pass(&self, value: serde_json::Result<Value>, wrap: fn(Value) -> Answer) {
+        match value {
+            // The other end lives as long as the check.
+            Ok(value) => drop(self.send.send(wrap(value))),
+            Err(error) => tracing::error!(%error, "a finding can't be written as JSON"),
+        }
+    }
+}
+
+impl Listener for Relay {
+    fn finding(&mut self, finding: &Finding) {
+        self.pass(serde_json::to_value(finding), Answer::Finding);
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.pass(serde_json::to_value(step), Answer::Progress);
     }
 }
 

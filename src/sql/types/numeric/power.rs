@@ -1,0 +1,230 @@
+//! Roots, powers, logarithms: computed with guard digits and rounded to the scale that PostgreSQL shows.
+
+use bigdecimal::BigDecimal;
+use num_bigint::BigInt;
+use num_traits::{One, Signed, ToPrimitive, Zero};
+
+use super::arithmetic::{division_by_zero, head};
+use super::{DISPLAY_SCALE_MAX, SIGNIFICANT_MIN, make, overflow, parts, rescale, round_div, ten};
+use crate::sql::types::{SqlError, fail};
+
+/// The square root.
+pub fn sqrt(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
+    let (digits, from) = parts(a);
+    if digits.is_negative() {
+        return fail("2201F", "cannot take square root of a negative number");
+    }
+    let weight = head(a).0;
+    let places = if weight >= 0 { weight * 2 + 1 } else { 1 - (-weight) * 2 };
+    let scale = (SIGNIFICANT_MIN - places).max(from).clamp(0, DISPLAY_SCALE_MAX);
+    // One digit more than shown, an even number behind the point.
+    let guard = scale + 1;
+    let wide = if guard * 2 >= from { digits.as_ref() * ten(guard * 2 - from) } else { digits.as_ref() / ten(from - guard * 2) };
+    let root = wide.sqrt();
+    make(rescale(&root, guard, scale), scale)
+}
+
+/// Where a number has few digits: an approximation of log10 of its size. The number isn't 0.
+fn log10(value: &BigDecimal) -> f64 {
+    let (digits, scale) = parts(value);
+    let count = super::digit_count(&digits);
+    let drop = (count - 17).max(0);
+    let lead = (digits.abs() / ten(drop)).to_f64().unwrap_or(1.0);
+    lead.log10() + (drop - scale) as f64
+}
+
+/// base ^ exponent.
+pub fn power(base: &BigDecimal, exponent: &BigDecimal) -> Result<BigDecimal, SqlError> {
+    let (base_digits, base_scale) = parts(base);
+    let (exponent_digits, exponent_scale) = parts(exponent);
+    if base_digits.is_zero() && exponent_digits.is_negative() {
+        return fail("2201F", "zero raised to a negative power is undefined");
+    }
+    let whole = (exponent_digits.as_ref() % ten(exponent_scale)).is_zero();
+    if base_digits.is_negative() && !whole {
+        return fail("2201F", "a negative number raised to a non-integer power yields a complex result");
+    }
+    if whole && let Some(times) = (exponent_digits.as_ref() / ten(exponent_scale)).to_i32() {
+        return whole_power(base, times, exponent_scale);
+    }
+    if base_digits.is_zero() {
+        return make(BigInt::zero(), SIGNIFICANT_MIN);
+    }
+    let (negative, size) = if base_digits.is_negative() { (true, super::negate(base)) } else { (false, base.clone()) };
+    // ln(result) by doubles first, for the scale.
+    let estimate = log10(&size) * super::to_float(exponent)?;
+    if estimate > 131_072.0 {
+        return overflow();
+    }
+    let scale = (SIGNIFICANT_MIN - estimate.trunc() as i64).max(base_scale).max(exponent_scale).clamp(0, DISPLAY_SCALE_MAX);
+    if estimate < -(DISPLAY_SCALE_MAX as f64) - 1.0 {
+        return make(BigInt::zero(), DISPLAY_SCALE_MAX);
+    }
+    let guard = scale + estimate.max(0.0) as i64 + 20;
+    let log = fixed_ln(&size, guard);
+    let product = round_div(&(log * exponent_digits.as_ref()), &ten(exponent_scale));
+    let result = fixed_exp(&product, guard);
+    let odd = negative && (exponent_digits.as_ref() / ten(exponent_scale) % 2u32) != BigInt::zero();
+    let rounded = rescale(&result, guard, scale);
+    make(if odd { -rounded } else { rounded }, scale)
+}
+
+/// base ^ times: `power_var_int`.
+fn whole_power(base: &BigDecimal, times: i32, exponent_scale: i64) -> Result<BigDecimal, SqlError> {
+    let (digits, base_scale) = parts(base);
+    if digits.is_zero() {
+        if times < 0 {
+            return division_by_zero();
+        }
+        let scale = SIGNIFICANT_MIN.max(base_scale);
+        return make(if times == 0 { ten(scale) } else { BigInt::zero() }, scale);
+    }
+    let estimate = f64::from(times) * log10(base);
+    if estimate > f64::from(i32::from(i16::MAX) + 1) * 4.0 {
+        return overflow();
+    }
+    if estimate + 1.0 < -(DISPLAY_SCALE_MAX as f64) {
+        return make(BigInt::zero(), DISPLAY_SCALE_MAX);
+    }
+    let scale = (SIGNIFICANT_MIN - estimate.trunc() as i64).max(base_scale).max(exponent_scale).clamp(0, DISPLAY_SCALE_MAX);
+    // Enough digits that errors of up to 2*log2(times) products don't reach what is shown.
+    let guard = (scale + 20 + estimate.abs() as i64).max(base_scale);
+    let unit = ten(guard);
+    let mut square = rescale(&digits, base_scale, guard);
+    let mut rest = times.unsigned_abs();
+    let exact = base_scale == 0 && times > 0;
+    if exact {
+        let power = num_traits::pow::Pow::pow(digits.as_ref(), rest);
+        return make(power * ten(scale), scale);
+    }
+    if times < 0 {
+        // The reciprocal first: the size of the result bounds all intermediate ones.
+        let wide = guard + 40;
+        let power = num_traits::pow::Pow::pow(digits.as_ref(), rest);
+        let power_scale = base_scale * i64::from(rest);
+        let shift = power_scale + wide;
+        return make(rescale(&round_div(&ten(shift), &power), wide, scale), scale);
+    }
+    let mut result = unit.clone();
+    while rest > 0 {
+        if rest & 1 == 1 {
+            result = round_div(&(&result * &square), &unit);
+        }
+        rest >>= 1;
+        if rest > 0 {
+            square = round_div(&(&square * &square), &unit);
+        }
+    }
+    make(rescale(&result, guard, scale), scale)
+}
+
+/// e^x for fixed-point x with `scale` digits behind the point.
+fn fixed_exp(x: &BigInt, scale: i64) -> BigInt {
+    let unit = ten(scale);
+    // Halved until small, then squared as often; each squaring doubles the error, so some digits more.
+    let mut halvings = 0u32;
+    let mut small = x.abs();
+    while small > unit {
+        small /= 2u32;
+        halvings += 1;
+    }
+    let halvings = halvings + 8;
+    let extra = i64::from(halvings) / 3 + 5;
+    let wide = ten(scale + extra);
+    let reduced = (x * ten(extra)) / (BigInt::one() << halvings);
+    let (mut sum, mut term, mut n) = (wide.clone(), wide.clone(), 1u32);
+    while !term.is_zero() {
+        term = &term * &reduced / &wide / n;
+        sum += &term;
+        n += 1;
+    }
+    for _ in 0..halvings {
+        sum = &sum * &sum / &wide;
+    }
+    rescale(&sum, scale + extra, scale)
+}
+
+/// ln of a positive number as fixed point with `scale` digits behind the point.
+fn fixed_ln(value: &BigDecimal, scale: i64) -> BigInt {
+    let (digits, from) = parts(value);
+    let scale = scale + 10;
+    let unit = ten(scale);
+    // value = m * 10^e with m near 1..10; ln = ln m + e ln 10.
+    let exponent = super::digit_count(&digits) - from - 1;
+    let shift = scale - from - exponent;
+    let mantissa = if shift >= 0 { digits.as_ref() * ten(shift) } else { digits.as_ref() / ten(-shift) };
+    let tens = if exponent == 0 { BigInt::zero() } else { near_ln(&(&unit * 10u32), scale) * exponent };
+    rescale(&(near_ln(&mantissa, scale) + tens), scale, scale - 10)
+}
+
+/// ln of a number in 1..=10, fixed point: roots until near 1, then the series of artanh.
+fn near_ln(mantissa: &BigInt, scale: i64) -> BigInt {
+    let extra = 10;
+    let unit = ten(scale + extra);
+    let mut near = mantissa * ten(extra);
+    let mut roots = 0u32;
+    let limit = &unit + &unit / 1000u32;
+    while near > limit {
+        near = (near * &unit).sqrt();
+        roots += 1;
+    }
+    let ratio = (&near - &unit) * &unit / (&near + &unit);
+    let square = &ratio * &ratio / &unit;
+    let (mut sum, mut term, mut n) = (BigInt::zero(), ratio, 1u32);
+    while !term.is_zero() {
+        sum += &term / n;
+        term = term * &square / &unit;
+        n += 2;
+    }
+    rescale(&(sum * (BigInt::one() << (roots + 1))), scale + extra, scale)
+}
+
+/// The natural logarithm.
+pub fn ln(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
+    let from = positive(a)?;
+    // estimate_ln_dweight: the decimal weight of the result.
+    let size = log10(a) * std::f64::consts::LN_10;
+    let weight = if size == 0.0 { 0.0 } else { size.abs().log10() };
+    let scale = (SIGNIFICANT_MIN - weight.trunc() as i64).max(from).clamp(0, DISPLAY_SCALE_MAX);
+    let guard = scale + 20;
+    make(rescale(&fixed_ln(a, guard), guard, scale), scale)
+}
+
+/// The logarithm of a in base b.
+pub fn log(b: &BigDecimal, a: &BigDecimal) -> Result<BigDecimal, SqlError> {
+    let scale_b = positive(b)?;
+    let scale_a = positive(a)?;
+    let (log_b, log_a) = (log10(b), log10(a));
+    let weight = if log_a == 0.0 || log_b == 0.0 { 0.0 } else { (log_a / log_b).abs().log10() };
+    let scale = (SIGNIFICANT_MIN - weight.trunc() as i64).max(scale_a).max(scale_b).clamp(0, DISPLAY_SCALE_MAX);
+    let guard = scale + 30;
+    let base = fixed_ln(b, guard);
+    if base.is_zero() {
+        return division_by_zero();
+    }
+    make(round_div(&(fixed_ln(a, guard) * ten(scale)), &base), scale)
+}
+
+/// e^a.
+pub fn exp(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
+    let (digits, from) = parts(a);
+    let estimate = super::to_float(a)? * std::f64::consts::LOG10_E;
+    if estimate > 131_072.0 {
+        return overflow();
+    }
+    let scale = (SIGNIFICANT_MIN - estimate.trunc() as i64).max(from).clamp(0, DISPLAY_SCALE_MAX);
+    let guard = (scale + estimate.max(0.0) as i64 + 20).max(from);
+    make(rescale(&fixed_exp(&rescale(&digits, from, guard), guard), guard, scale), scale)
+}
+
+/// The scale of a number that has a logarithm.
+fn positive(a: &BigDecimal) -> Result<i64, SqlError> {
+    let (digits, scale) = parts(a);
+    if digits.is_zero() {
+        return fail("2201E", "cannot take logarithm of zero");
+    }
+    if digits.is_negative() {
+        return fail("2201E", "cannot take logarithm of a negative number");
+    }
+    Ok(scale)
+}
