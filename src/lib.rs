@@ -11,7 +11,7 @@ pub mod disk;
 pub mod node;
 pub mod page;
 pub mod recovery;
-pub mod sql;
 pub mod redo;
+pub mod sql;
 pub mod table;
 pub mod txn;

@@ -161,7 +161,7 @@ impl Interval {
         let trimmed = text.trim_matches(|c: char| c.is_ascii() && blank(c as u8));
         let read = if let Some(rest) = trimmed.strip_prefix('P') { sum.iso(rest) } else { sum.words(trimmed) };
         read.ok_or_else(syntax)?;
-        sum.finish().ok_or_else(|| SqlError::new("22008", format!("interval field value out of range: \"{text}\"")))
+        sum.finish().ok_or_else(|| SqlError::new("22015", format!("interval field value out of range: \"{text}\"")))
     }
 }
 
@@ -175,6 +175,8 @@ struct Sum {
     months: i128,
     days: i128,
     micros: i128,
+    /// Units that were there: none may come twice.
+    seen: Vec<&'static str>,
 }
 
 /// A number with its fraction: `-1.5` is whole -1, fraction -0.5.
@@ -205,11 +207,7 @@ impl Number {
 
 impl Sum {
     fn finish(&self) -> Option<Interval> {
-        Some(Interval {
-            months: self.months.try_into().ok()?,
-            days: self.days.try_into().ok()?,
-            micros: self.micros.try_into().ok()?,
-        })
+        Some(Interval { months: self.months.try_into().ok()?, days: self.days.try_into().ok()?, micros: self.micros.try_into().ok()? })
     }
 
     fn add_micros(&mut self, number: Number, unit: i64) {
@@ -222,6 +220,15 @@ impl Sum {
         self.micros += ((days - days.trunc()) * DAY as f64).round_ties_even() as i128;
     }
 
+    /// Notes a unit; None where it was there already.
+    fn once(&mut self, unit: &'static str) -> Option<()> {
+        if self.seen.contains(&unit) {
+            return None;
+        }
+        self.seen.push(unit);
+        Some(())
+    }
+
     fn unit(&mut self, number: Number, unit: &str) -> Option<()> {
         let years = match unit {
             "y" | "yr" | "yrs" | "year" | "years" => 1,
@@ -231,25 +238,43 @@ impl Sum {
             _ => 0,
         };
         if years > 0 {
+            self.once(match years {
+                1 => "year",
+                10 => "decade",
+                100 => "century",
+                _ => "millennium",
+            })?;
             self.months += number.whole * 12 * years + (number.fraction * 12.0 * years as f64).round_ties_even() as i128;
             return Some(());
         }
         match unit {
             "mon" | "mons" | "month" | "months" => {
+                self.once("month")?;
                 self.months += number.whole;
                 self.add_day_fraction(number.fraction * 30.0);
             }
             "w" | "week" | "weeks" => {
+                self.once("week")?;
                 self.days += number.whole * 7;
                 self.add_day_fraction(number.fraction * 7.0);
             }
             "d" | "day" | "days" => {
+                self.once("day")?;
                 self.days += number.whole;
                 self.micros += (number.fraction * DAY as f64).round_ties_even() as i128;
             }
-            "h" | "hr" | "hrs" | "hour" | "hours" => self.add_micros(number, HOUR),
-            "m" | "min" | "mins" | "minute" | "minutes" => self.add_micros(number, MINUTE),
-            "" | "s" | "sec" | "secs" | "second" | "seconds" => self.add_micros(number, SECOND),
+            "h" | "hr" | "hrs" | "hour" | "hours" => {
+                self.once("hour")?;
+                self.add_micros(number, HOUR);
+            }
+            "m" | "min" | "mins" | "minute" | "minutes" => {
+                self.once("minute")?;
+                self.add_micros(number, MINUTE);
+            }
+            "" | "s" | "sec" | "secs" | "second" | "seconds" => {
+                self.once("second")?;
+                self.add_micros(number, SECOND);
+            }
             "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" | "msecond" | "mseconds" => self.add_micros(number, 1000),
             "us" | "usec" | "usecs" | "microsecond" | "microseconds" | "usecond" | "useconds" => self.add_micros(number, 1),
             _ => return None,
@@ -280,6 +305,9 @@ impl Sum {
                 }
                 self.months += years * 12 + if token.starts_with('-') { -months_value } else { months_value };
                 rest = &months[end..];
+                if !rest.is_empty() && !rest.starts_with(|c: char| c.is_ascii() && blank(c as u8)) {
+                    return None;
+                }
             } else {
                 let number = Number::read(token)?;
                 rest = rest.trim_start();

@@ -103,7 +103,10 @@ fn read(text: &str, context: &Context<'_>) -> Result<Moment, Bad> {
         Some(Moment::At(moment, Some(_))) => Ok(Moment::At(moment.div_euclid(calendar::DAY), None)),
         Some(Moment::At(..)) => Ok(Moment::At(local_now(context).div_euclid(calendar::DAY), None)),
         Some(infinite) => Ok(infinite),
-        None => Ok(Moment::At(i64::from(day(&fields, context)?), None)),
+        None => {
+            time(&fields)?;
+            Ok(Moment::At(i64::from(day(&fields, context)?), None))
+        }
     }
 }
 
@@ -145,7 +148,13 @@ fn day(fields: &Fields, context: &Context<'_>) -> Result<i32, Bad> {
         }
         year = 1 - year;
     } else if fields.short_year {
-        year += if year < 70 { 2000 } else if year < 100 { 1900 } else { 0 };
+        year += if year < 70 {
+            2000
+        } else if year < 100 {
+            1900
+        } else {
+            0
+        };
     } else if year <= 0 {
         return Err(Bad::Field);
     }
@@ -198,9 +207,12 @@ fn parse(text: &str) -> Result<Fields, Bad> {
             at = number_end(bytes, at);
             number(&mut fields, &text[start..at])?;
         } else if byte.is_ascii_alphabetic() {
-            at = word_end(bytes, at);
+            at = word_end(bytes, at, fields.time.is_some());
             // "Jan-08-1999" is a date, not a word.
-            if bytes.get(at).is_some_and(|b| matches!(b, b'-' | b'/')) && bytes.get(at + 1).is_some_and(u8::is_ascii_digit) && month(&text[start..at]).is_some() {
+            if bytes.get(at).is_some_and(|b| matches!(b, b'-' | b'/'))
+                && bytes.get(at + 1).is_some_and(u8::is_ascii_digit)
+                && month(&text[start..at]).is_some()
+            {
                 at = number_end(bytes, at);
                 date(&mut fields, &text[start..at])?;
             } else {
@@ -213,7 +225,7 @@ fn parse(text: &str) -> Result<Fields, Bad> {
             }
             let inner = at;
             if bytes.get(at).is_some_and(u8::is_ascii_alphabetic) {
-                at = word_end(bytes, at);
+                at = word_end(bytes, at, false);
                 sign_word(&mut fields, byte, &text[inner..at])?;
             } else {
                 while at < bytes.len() && (bytes[at].is_ascii_digit() || bytes[at] == b':') {
@@ -250,8 +262,9 @@ fn offset(fields: &mut Fields, written: &str) -> Result<(), Bad> {
     Ok(())
 }
 
-fn word_end(bytes: &[u8], mut at: usize) -> usize {
-    while at < bytes.len() && bytes[at].is_ascii_alphabetic() {
+/// Where a word ends; a zone's name, which can come behind a time of day, may have more than letters.
+fn word_end(bytes: &[u8], mut at: usize, zone: bool) -> usize {
+    while at < bytes.len() && (bytes[at].is_ascii_alphabetic() || (zone && matches!(bytes[at], b'/' | b'_'))) {
         at += 1;
     }
     at
@@ -262,7 +275,9 @@ fn number_end(bytes: &[u8], mut at: usize) -> usize {
     loop {
         while at < bytes.len() && bytes[at].is_ascii_alphanumeric() {
             // Letters belong to it only behind a separator: "08-Jan-1999", not "10:00Z".
-            if bytes[at].is_ascii_alphabetic() && (at == 0 || !(bytes[at - 1].is_ascii_alphabetic() || matches!(bytes[at - 1], b'-' | b'/'))) {
+            if bytes[at].is_ascii_alphabetic()
+                && (at == 0 || !(bytes[at - 1].is_ascii_alphabetic() || matches!(bytes[at - 1], b'-' | b'/')))
+            {
                 return at;
             }
             at += 1;
@@ -300,14 +315,14 @@ fn number(fields: &mut Fields, token: &str) -> Result<(), Bad> {
     if fields.time_next || (have_date && fields.time.is_none() && matches!(digits.len(), 4 | 6)) {
         return compact_time(fields, digits, fraction);
     }
-    if fraction.is_some() && digits.len() != 14 {
-        return Err(Bad::Syntax);
+    if fraction.is_some() || digits.len() > 8 {
+        return Err(if fraction.is_some() { Bad::Syntax } else { Bad::Field });
     }
     let part = |range: std::ops::Range<usize>| digits[range].parse::<i32>().map_err(|_| Bad::Field);
     match digits.len() {
-        8 | 14 if fields.year.is_none() && fields.month.is_none() => {
+        8 if fields.year.is_none() && fields.month.is_none() => {
             (fields.year, fields.month, fields.day) = (Some(part(0..4)?), Some(part(4..6)?), Some(part(6..8)?));
-            if digits.len() == 14 { compact_time(fields, &digits[8..], fraction) } else { Ok(()) }
+            Ok(())
         }
         6 if fields.year.is_none() && fields.month.is_none() => {
             (fields.year, fields.month, fields.day) = (Some(part(0..2)?), Some(part(2..4)?), Some(part(4..6)?));
@@ -363,7 +378,13 @@ fn clock(fields: &mut Fields, token: &str) -> Result<(), Bad> {
         None => Err(Bad::Syntax),
         Some(part) => Ok(part.split_once('.').unwrap_or((part, ""))),
     };
-    let number = |text: &str| if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) { Err(Bad::Syntax) } else { text.parse::<i32>().map_err(|_| Bad::Field) };
+    let number = |text: &str| {
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+            Err(Bad::Syntax)
+        } else {
+            text.parse::<i32>().map_err(|_| Bad::Field)
+        }
+    };
     let (hour, _) = whole(true)?;
     let (minute, minute_rest) = whole(true)?;
     let (second, fraction) = whole(false)?;
@@ -382,7 +403,13 @@ fn date(fields: &mut Fields, token: &str) -> Result<(), Bad> {
     }
     let parts: Vec<&str> = token.split(['-', '/', '.']).collect();
     let [a, b, c] = parts.as_slice() else { return Err(Bad::Syntax) };
-    let number = |text: &str| if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) { Err(Bad::Syntax) } else { text.parse::<i32>().map_err(|_| Bad::Field) };
+    let number = |text: &str| {
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+            Err(Bad::Syntax)
+        } else {
+            text.parse::<i32>().map_err(|_| Bad::Field)
+        }
+    };
     let named = |text: &str| month(text);
     let (year, month, day) = if let Some(month) = named(a) {
         (c, Some(month), b)
@@ -447,7 +474,7 @@ fn word(fields: &mut Fields, token: &str) -> Result<(), Bad> {
             Some(east) if fields.zone.is_none() => fields.zone = Some(east),
             Some(_) => return Err(Bad::Syntax),
             // Where a zone could stand, PostgreSQL looks it up in the database of zones.
-            None if fields.time.is_some() && lower.len() > 3 => return Err(Bad::Zone(token.to_owned())),
+            None if fields.time.is_some() && lower.len() > 3 => return Err(Bad::Zone(lower)),
             None => return Err(Bad::Syntax),
         },
     }
