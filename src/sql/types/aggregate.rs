@@ -409,5 +409,5 @@ fn spread(count: i64, sum: &BigDecimal, squares: &BigDecimal, sample: bool, root
     }
     let below = if sample { BigDecimal::from(count - 1) } else { n.clone() };
     let variance = numeric::div(&top, &numeric::mul(&n, &below)?)?;
-    Ok(Datum::Numeric(if root { numeric::sqrt(&variance)? } else { variance }))
+    Ok(Datum::Numeric(if root { numeric::sqrt_to(&variance, variance.fractional_digit_count())? } else { variance }))
 }

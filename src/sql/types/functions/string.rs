@@ -154,7 +154,7 @@ fn initcap(value: &str) -> Result<Datum, SqlError> {
 fn chr(code: i32) -> Result<Datum, SqlError> {
     match code {
         0 => fail("54000", "null character not permitted"),
-        code if code < 0 => fail("54000", "character number must be positive"),
+        code if code < 0 => fail("22023", "character number must be positive"),
         code => match char::from_u32(code as u32) {
             Some(c) => text(c),
             None if code > 0x10_ffff => fail("54000", format!("requested character too large for encoding: {code}")),
@@ -469,7 +469,12 @@ fn like_escape(value: &str, escape: &str) -> Result<Datum, SqlError> {
 }
 
 fn substring_regex(value: &str, pattern: &str) -> Result<Datum, SqlError> {
-    Ok(match regex::Regex::new(pattern, false)?.find(value) {
+    let regex = regex::Regex::new(pattern, false)?;
+    if regex.captures() {
+        // PostgreSQL gives what the first group matched.
+        return fail("0A000", "groups in the regular expression of substring are not supported");
+    }
+    Ok(match regex.find(value) {
         Some((from, to)) => Datum::Text(value[from..to].to_owned()),
         None => Datum::Null,
     })

@@ -8,6 +8,7 @@ mod power;
 mod text;
 
 pub use arithmetic::{add, ceil, compare, div, div_trunc, floor, modulo, mul, negate, round, sign, sub, trunc};
+pub(crate) use power::sqrt_to;
 pub use power::{exp, ln, log, power, sqrt};
 pub use text::{input, read_binary, write, write_binary};
 

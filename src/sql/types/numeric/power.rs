@@ -20,6 +20,12 @@ pub fn sqrt(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
     let weight = head(a).0;
     let places = if weight >= 0 { weight * 2 + 1 } else { 1 - (-weight) * 2 };
     let scale = (SIGNIFICANT_MIN - places).max(from).clamp(0, DISPLAY_SCALE_MAX);
+    sqrt_to(a, scale)
+}
+
+/// The square root with `scale` digits behind the point; `a` isn't negative.
+pub(crate) fn sqrt_to(a: &BigDecimal, scale: i64) -> Result<BigDecimal, SqlError> {
+    let (digits, from) = parts(a);
     // One digit more than shown, an even number behind the point.
     let guard = scale + 1;
     let wide = if guard * 2 >= from { digits.as_ref() * ten(guard * 2 - from) } else { digits.as_ref() / ten(from - guard * 2) };

@@ -36,7 +36,7 @@ fn number(text: &str, context: &Context<'_>) -> Result<Typed, SqlError> {
 }
 
 /// A type as SQL writes it: `numeric(5,2)`.
-fn type_of(written: &str) -> Result<SqlType, SqlError> {
+pub(super) fn type_of(written: &str) -> Result<SqlType, SqlError> {
     let lower = written.to_ascii_lowercase();
     let (name, rest) = lower.split_once('(').unwrap_or((&lower, ""));
     let modifiers: Vec<i64> = rest.trim_end_matches(')').split(',').filter_map(|part| part.trim().parse().ok()).collect();
@@ -114,20 +114,20 @@ fn walk(expression: &Expr, context: &Context<'_>) -> Result<Typed, SqlError> {
             call(resolve_operator(&op.to_string(), None, operand.0)?, vec![operand], context)
         }
         Expr::BinaryOp { left, op, right } => binary(left, op, right, context),
-        Expr::AtTimeZone { timestamp, time_zone } => function("timezone", vec![value(time_zone)?, value(timestamp)?], context),
+        Expr::AtTimeZone { timestamp, time_zone } => function("pg_catalog.timezone", vec![value(time_zone)?, value(timestamp)?], context),
         Expr::Extract { field, expr, .. } => {
             let field = field.to_string().to_ascii_lowercase();
-            function("extract", vec![(SqlType::TEXT, Datum::Text(field)), value(expr)?], context)
+            function("pg_catalog.extract", vec![(SqlType::Unknown, Datum::Text(field)), value(expr)?], context)
         }
         Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(_) } => function("ceil", vec![value(expr)?], context),
         Expr::Floor { expr, field: CeilFloorKind::DateTimeField(_) } => function("floor", vec![value(expr)?], context),
-        Expr::Position { expr, r#in } => function("position", vec![value(r#in)?, value(expr)?], context),
-        Expr::Substring { expr, substring_from, substring_for, .. } => {
+        Expr::Position { expr, r#in } => function("pg_catalog.position", vec![value(r#in)?, value(expr)?], context),
+        Expr::Substring { expr, substring_from, substring_for, shorthand, .. } => {
             let mut arguments = vec![value(expr)?];
             for part in [substring_from, substring_for].into_iter().flatten() {
                 arguments.push(value(part)?);
             }
-            function("substring", arguments, context)
+            function(if *shorthand { "substr" } else { "pg_catalog.substring" }, arguments, context)
         }
         Expr::Trim { trim_where, trim_what, expr, .. } => {
             let name = match trim_where {
