@@ -169,6 +169,9 @@ pub(crate) fn out_of_range<T>() -> Result<T, SqlError> {
     fail("22008", "interval out of range")
 }
 
+/// Larger than any field's limit.
+const WHOLE_MAX: i128 = 100_000_000_000_000_000_000;
+
 /// What has been read so far. Whole parts are exact; fractions go down to the next smaller part as PostgreSQL lets them.
 #[derive(Default)]
 struct Sum {
@@ -195,11 +198,12 @@ impl Number {
         };
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         let all = whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
-        if !all || (whole.is_empty() && fraction.is_empty()) || whole.len() > 30 {
+        if !all || (whole.is_empty() && fraction.is_empty()) {
             return None;
         }
         let sign = if negative { -1 } else { 1 };
-        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        // More digits than any field can hold: as many as are surely out of range, so that sums stay within 128 bits.
+        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().unwrap_or(WHOLE_MAX).min(WHOLE_MAX) };
         let fraction: f64 = if fraction.is_empty() { 0.0 } else { format!("0.{fraction}").parse().ok()? };
         Some(Number { whole: whole * sign, fraction: fraction * f64::from(sign as i32) })
     }
@@ -299,7 +303,7 @@ impl Sum {
                 self.clock(token)?;
             } else if let Some(months) = rest.strip_prefix('-').filter(|r| r.starts_with(|c: char| c.is_ascii_digit())) {
                 let end = months.find(|c: char| !c.is_ascii_digit()).unwrap_or(months.len());
-                let (years, months_value): (i128, i128) = (token.parse().ok()?, months[..end].parse().ok()?);
+                let (years, months_value) = (Number::read(token)?.whole, Number::read(&months[..end])?.whole);
                 if months_value > 11 {
                     return None;
                 }

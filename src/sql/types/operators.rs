@@ -363,3 +363,9 @@ static MOMENT_OPERATORS: &[Function] = &[
 ];
 
 static TABLES: &[&[Function]] = &[&INT2_OPERATORS, &INT4_OPERATORS, &INT8_OPERATORS, NUMBER_OPERATORS, TEXT_OPERATORS, MOMENT_OPERATORS];
+
+/// All operators but comparisons, for tests.
+#[cfg(test)]
+pub(crate) fn tables() -> impl Iterator<Item = &'static [Function]> {
+    TABLES.iter().copied()
+}

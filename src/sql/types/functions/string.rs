@@ -14,8 +14,8 @@ const INT4: SqlType = SqlType::INT4;
 const INT8: SqlType = SqlType::INT8;
 const BOOL: SqlType = SqlType::BOOL;
 
-/// A text longer than this is refused, as PostgreSQL refuses what isn't a gigabyte yet; ours must fit a row or a reply anyway.
-const TEXT_MAX: usize = 1 << 30;
+/// A text longer than this isn't made, so that one call can't take all memory; PostgreSQL's limit is a gigabyte.
+const TEXT_MAX: usize = 1 << 28;
 
 fn text(value: impl Into<String>) -> Result<Datum, SqlError> {
     Ok(Datum::Text(value.into()))

@@ -132,6 +132,13 @@ pub fn to_float(value: &BigDecimal) -> Result<f64, SqlError> {
     super::number::read_float(&text)
 }
 
+/// As a double, infinite where it has none so large.
+pub(crate) fn to_float_or_infinity(value: &BigDecimal) -> f64 {
+    let mut text = Vec::new();
+    write(&mut text, value);
+    String::from_utf8_lossy(&text).parse().unwrap_or(f64::INFINITY)
+}
+
 /// From a double: 15 significant digits, as PostgreSQL does.
 pub fn from_float(value: f64) -> Result<BigDecimal, SqlError> {
     if !value.is_finite() {

@@ -61,15 +61,16 @@ pub fn power(base: &BigDecimal, exponent: &BigDecimal) -> Result<BigDecimal, Sql
     }
     let (negative, size) = if base_digits.is_negative() { (true, super::negate(base)) } else { (false, base.clone()) };
     // ln(result) by doubles first, for the scale.
-    let estimate = log10(&size) * super::to_float(exponent)?;
-    if estimate > 131_072.0 {
+    let estimate = log10(&size) * super::to_float_or_infinity(exponent);
+    if estimate * std::f64::consts::LN_10 > EXP_MAX * 1.003 {
         return overflow();
     }
-    let scale = (SIGNIFICANT_MIN - estimate.trunc() as i64).max(base_scale).max(exponent_scale).clamp(0, DISPLAY_SCALE_MAX);
-    if estimate < -(DISPLAY_SCALE_MAX as f64) - 1.0 {
+    if estimate * std::f64::consts::LN_10 < -EXP_MAX * 1.003 {
         return make(BigInt::zero(), DISPLAY_SCALE_MAX);
     }
-    let guard = scale + estimate.max(0.0) as i64 + 20;
+    let scale = (SIGNIFICANT_MIN - estimate.trunc() as i64).max(base_scale).max(exponent_scale).clamp(0, DISPLAY_SCALE_MAX);
+    // ln is multiplied by the exponent, and so is its error.
+    let guard = scale + estimate.max(0.0) as i64 + 20 + (super::digit_count(&exponent_digits) - exponent_scale).max(0);
     let log = fixed_ln(&size, guard);
     let product = round_div(&(log * exponent_digits.as_ref()), &ten(exponent_scale));
     let result = fixed_exp(&product, guard);
@@ -97,7 +98,7 @@ fn whole_power(base: &BigDecimal, times: i32) -> Result<BigDecimal, SqlError> {
     }
     let count = times.unsigned_abs();
     // Multiplied out where that stays small, else with guard digits: relative errors of the products add up.
-    if super::digit_count(&digits) * i64::from(count) < 20_000 {
+    if super::digit_count(&digits) * i64::from(count) < 200_000 {
         let power = num_traits::pow::Pow::pow(digits.as_ref(), count);
         let power_scale = base_scale * i64::from(count);
         if times >= 0 {
@@ -106,7 +107,7 @@ fn whole_power(base: &BigDecimal, times: i32) -> Result<BigDecimal, SqlError> {
         return make(round_div(&ten(scale + power_scale), &power), scale);
     }
     // Places behind the point of the power itself, so that it has enough significant digits even where it is tiny.
-    let places = (scale + 30).max(base_scale) + (estimate.abs() as i64) * 2;
+    let places = (scale + 30).max(base_scale) + if times >= 0 { estimate.abs() as i64 } else { (estimate.abs() as i64) * 2 };
     let power = fixed_power(&digits, base_scale, count, places);
     if times >= 0 {
         return make(rescale(&power, places, scale), scale);
@@ -230,7 +231,7 @@ pub fn log(b: &BigDecimal, a: &BigDecimal) -> Result<BigDecimal, SqlError> {
 /// e^a.
 pub fn exp(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
     let (digits, from) = parts(a);
-    let value = super::to_float(a)?;
+    let value = super::to_float_or_infinity(a);
     // PostgreSQL's guard: three times the largest scale of a result.
     if value >= EXP_MAX {
         return overflow();

@@ -1,5 +1,6 @@
 //! Tests of values. `golden.txt` holds expressions with what PostgreSQL 15 makes of them: `golden` evaluates each and compares.
 
+mod edges;
 mod evaluate;
 mod golden;
 mod roundtrip;
