@@ -12,6 +12,7 @@ use regroup::page::superblock::{DOUBLE_WRITE_AT, FileKind, Shape, Superblock};
 use regroup::page::{Kind, header, slotted, space};
 use regroup::redo::block::{self, BLOCK_HEADER, LogIdentity};
 use regroup::redo::control::{Control, ThreadState};
+use regroup::redo::forecast::{Forecast, Foretold, Rates};
 use regroup::redo::record::{GROUP_HEADER, Group, GroupKind, Op, encode_written};
 
 /// The cluster of all samples.
@@ -44,6 +45,8 @@ pub fn superblock() -> Superblock {
 
 /// A control block in the state `Recovering`.
 pub fn control() -> Control {
+    let rates = Rates { scan_bytes: 0x1111_1111, read_pages: 0x2222, apply_bytes: 0x3333_3333, restore_us: 0x4444, open_us: 0x5555 };
+    let foretold = Foretold { total_us: 0x66_6666, pages: 0x7777, position: 3 * 4096 + 90, target_ms: 10_000 };
     Control {
         generation: 11,
         state: ThreadState::Recovering,
@@ -53,6 +56,7 @@ pub fn control() -> Control {
         end: Lsn(5 * 4096),
         end_crc: 0x1234_5678,
         clock: Scn(0x0102_0304),
+        forecast: Forecast { rates, foretold },
     }
 }
 

@@ -329,6 +329,59 @@ fn a_home_that_can_never_be_written_does_not_keep_the_ring() {
     survives(&media, &model.lock(), "some pages could not be written for three laps of the ring");
 }
 
+#[test]
+fn a_page_that_recovery_gave_up_ends_waiting_for_the_ring_with_an_error_that_names_it() {
+    // Incident: nothing but a repair can move the checkpoint then; when the ring was full, commits waited without an error.
+    let start = Start::new(9, &LOAD);
+    let media = start.media();
+    let model = Arc::new(Mutex::new(start.model.clone()));
+    let options = Options { cache_bytes: 16 << 20, checkpoint_interval_ms: 3_600_000, ..small() };
+    let sim = Sim::new(9);
+    sim.run(async {
+        let store = open(&sim.runtime(), &media, &options).await.expect("it opens");
+        let subject = Subject { seams: sim.runtime(), store, model: model.clone(), media: media.clone() };
+        let mut random = Random::new(9);
+        for step in 0..100 {
+            subject.commit(changes(&mut random, &LOAD, step)).await.expect("a commit succeeds");
+        }
+    });
+    media.crash(9);
+    sim.kill_all();
+    let homes: Vec<(u64, Vec<u8>)> = (20..40).map(|page| (8192 + 8192 * page, media.peek(DATA, 8192 + 8192 * page, 8192))).collect();
+    homes.iter().for_each(|(at, _)| media.flip(DATA, at + 4000, 1));
+
+    let sim = Sim::new(10);
+    sim.run(async {
+        let store = open(&sim.runtime(), &media, &options).await.expect("it opens without the damaged pages");
+        assert!(!store.storage().cache().quarantined().is_empty(), "no page was given up");
+        let ring = store.storage().log().usage().1;
+        let from = store.storage().log().appended().0;
+        let subject = Subject { seams: sim.runtime(), store, model: model.clone(), media: media.clone() };
+        let (mut random, mut refused, mut step) = (Random::new(10), 0, 1000);
+        while refused < 20 {
+            match subject.commit(changes(&mut random, &LOAD, step)).await {
+                Ok(()) => {}
+                Err(TableError::Cache(CacheError::Log(LogError::Held { held, ring: said }))) => {
+                    assert_eq!(said, ring);
+                    assert!(homes.iter().any(|(at, _)| *at == 8192 + 8192 * held.page.index()), "{held:?}");
+                    refused += 1;
+                }
+                Err(TableError::Cache(CacheError::Page(_))) => {}
+                Err(other) => panic!("step {step}: {other}"),
+            }
+            step += 1;
+            assert!(subject.store.storage().log().appended().0 - from <= ring, "the ring was reused over what the page needs");
+        }
+        assert!(subject.store.storage().log().appended().0 - from > ring / 2, "the ring wasn't full");
+        assert!(never_wrong(&subject.store, &subject.model.lock().clone(), "with a full ring").await > 0);
+    });
+    media.crash(10);
+    sim.kill_all();
+    // What the error advises.
+    homes.iter().for_each(|(at, bytes)| media.poke(DATA, *at, bytes));
+    survives(&media, &model.lock(), "after the pages were put back");
+}
+
 /// Every key of the model: right, or an error. Returns how many were errors.
 async fn never_wrong(store: &Store, model: &Model, what: &str) -> usize {
     let mut errors = 0;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use regroup::base::options::{DiskKind, LogMode};
 use regroup::base::threads::ThreadsRuntime;
 use regroup::base::{ClusterId, Epoch, Incarnation, Random, ThreadId, TreeId, Writer};
-use regroup::cache::checkpoint::Checkpointer;
+use regroup::cache::checkpoint::{CheckpointSetup, Checkpointer};
 use regroup::cache::double_write::DoubleWrite;
 use regroup::cache::{Cache, CacheSetup, LocalGrants};
 use regroup::disk::{Access, open_disk};
@@ -21,6 +21,7 @@ use regroup::page::volume::{StoragePaths, Volume};
 use regroup::redo::LogWriter;
 use regroup::redo::block::LogIdentity;
 use regroup::redo::control::{Control, ControlFile, ThreadState};
+use regroup::redo::forecast::Means;
 use regroup::redo::writer::LogPlace;
 use regroup::table::{Direction, Trees, Write};
 
@@ -63,7 +64,17 @@ async fn create(directory: &Path, frames: usize, kind: DiskKind) -> Store {
     let cache = Cache::new(CacheSetup { seams, volume, grants, frames, io_depth, double_write: true, clock });
     cache.open_for_changes(log.clone());
     cache.start_page_writer(DoubleWrite::new(disk, file, tag, THREAD));
-    let checkpointer = Checkpointer::start(cache.clone(), log, control_file, control, Duration::from_secs(2), None);
+    let means = Means { log_bytes: 0, part_pages: 1 };
+    let checkpointer = Checkpointer::start(CheckpointSetup {
+        cache: cache.clone(),
+        log,
+        file: control_file,
+        control,
+        interval: Duration::from_secs(2),
+        recovery_time_target: None,
+        means,
+        on_checkpoint: None,
+    });
     Trees::bootstrap(cache.clone(), THREAD).await.unwrap();
     let trees = Trees::open(cache, THREAD).await.unwrap();
     trees.create_tree(TREE).await.unwrap();

@@ -57,6 +57,10 @@ pub struct Options {
     pub checkpoint_interval_ms: u64,
     /// Redo kept behind the checkpoint before page writing is stepped up, in percent of the ring. Default 50; 5 to 80.
     pub checkpoint_log_percent: u8,
+    /// Longest time that recovery after a crash may be predicted to take, from the start of opening to service, in milliseconds: pages are
+    /// written early enough. The prediction is made from rates measured on this machine; commits are not slowed down for it.
+    /// Default 10000; 0 (off) or 500 to 3600000.
+    pub recovery_time_target_ms: u64,
     /// Whether pages go through the double-write area. Default `auto`.
     pub double_write: DoubleWrite,
     /// Disk driver. Default `auto`.
@@ -65,6 +69,8 @@ pub struct Options {
     pub page_io_depth: usize,
     /// Memory that recovery may use beyond the page cache, in bytes. Default 64 MiB; at least 16 MiB.
     pub recovery_memory_bytes: u64,
+    /// Undo kept for snapshots, in bytes: beyond it the oldest is used again, and snapshots may be too old. Default 4 GiB; at least 1 MiB.
+    pub undo_bytes_max: u64,
     /// Parallel redo jobs; 0 means one per worker thread. Default 0; up to 256.
     pub recovery_workers: usize,
 }
@@ -77,10 +83,12 @@ impl Default for Options {
             log_batch_interval_ms: 100,
             checkpoint_interval_ms: 30_000,
             checkpoint_log_percent: 50,
+            recovery_time_target_ms: 10_000,
             double_write: DoubleWrite::Auto,
             disk: DiskKind::Auto,
             page_io_depth: 64,
             recovery_memory_bytes: 64 << 20,
+            undo_bytes_max: 4 << 30,
             recovery_workers: 0,
         }
     }
@@ -105,19 +113,24 @@ impl Options {
     /// The first option that is outside its range.
     pub fn validate(&self) -> Result<(), OptionError> {
         let cache_min = (limits::CACHE_FRAMES_MIN * limits::PAGE_SIZE) as u64;
-        let checks: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 7] = [
+        let checks: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 8] = [
             ("cache_bytes", self.cache_bytes, cache_min..=1 << 44, "2097152 (2 MiB) to 2^44"),
             ("log_batch_interval_ms", self.log_batch_interval_ms, 1..=10_000, "1 to 10000"),
             ("checkpoint_interval_ms", self.checkpoint_interval_ms, 10..=3_600_000, "10 to 3600000"),
             ("checkpoint_log_percent", u64::from(self.checkpoint_log_percent), 5..=80, "5 to 80"),
             ("page_io_depth", self.page_io_depth as u64, 1..=1024, "1 to 1024"),
             ("recovery_memory_bytes", self.recovery_memory_bytes, 16 << 20..=1 << 40, "16777216 (16 MiB) to 2^40"),
+            ("undo_bytes_max", self.undo_bytes_max, 1 << 20..=1 << 50, "1048576 (1 MiB) to 2^50"),
             ("recovery_workers", self.recovery_workers as u64, 0..=256, "0 to 256"),
         ];
         for (name, found, range, allowed) in checks {
             if !range.contains(&found) {
                 return Err(OptionError { name, found, allowed });
             }
+        }
+        let target = self.recovery_time_target_ms;
+        if target != 0 && !(500..=3_600_000).contains(&target) {
+            return Err(OptionError { name: "recovery_time_target_ms", found: target, allowed: "0 (off), or 500 to 3600000" });
         }
         Ok(())
     }
@@ -130,6 +143,11 @@ impl Options {
     /// [`Options::log_batch_interval_ms`] as a duration.
     pub fn log_batch_interval(&self) -> Duration {
         Duration::from_millis(self.log_batch_interval_ms)
+    }
+
+    /// [`Options::recovery_time_target_ms`] as a duration; none when it is off.
+    pub fn recovery_time_target(&self) -> Option<Duration> {
+        (self.recovery_time_target_ms > 0).then(|| Duration::from_millis(self.recovery_time_target_ms))
     }
 
     /// [`Options::checkpoint_interval_ms`] as a duration.
@@ -179,5 +197,9 @@ mod tests {
         assert!(toml::from_str::<Options>("page_io_depth = -1").is_err());
         let zero: Options = toml::from_str("page_io_depth = 0").unwrap();
         assert_eq!(zero.validate(), Err(OptionError { name: "page_io_depth", found: 0, allowed: "1 to 1024" }));
+        let hasty: Options = toml::from_str("recovery_time_target_ms = 499").unwrap();
+        assert!(hasty.validate().is_err_and(|error| error.name == "recovery_time_target_ms" && error.found == 499));
+        let off: Options = toml::from_str("recovery_time_target_ms = 0").unwrap();
+        assert_eq!((off.validate(), off.recovery_time_target()), (Ok(()), None));
     }
 }

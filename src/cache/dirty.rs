@@ -58,6 +58,32 @@ impl DirtyTable {
         self.held.contains_key(&page)
     }
 
+    /// The oldest pages are to be written up to the result, in batches of `batch` until `enough` of the oldest position and the number of pages
+    /// that would be left; no more than `batches`, and none that became dirty at `young` or later. None when there is no such page.
+    pub(crate) fn goal(&self, batch: usize, batches: usize, young: Lsn, enough: impl Fn(Option<Lsn>, usize) -> bool) -> Option<Lsn> {
+        let held = self.held.values().min().copied();
+        let mut goal = None;
+        let mut old = self.by_position.iter().take_while(|(position, _)| *position < young).take(batch * batches).enumerate().peekable();
+        while let Some((index, (position, _))) = old.next() {
+            goal = Some(Lsn(position.0 + 1));
+            if (index + 1) % batch == 0 || old.peek().is_none() {
+                let next = old
+                    .peek()
+                    .map(|(_, (position, _))| *position)
+                    .or_else(|| self.by_position.iter().nth(index + 1).map(|(next, _)| *next));
+                if enough(next.into_iter().chain(held).min(), self.len() - index - 1) {
+                    break;
+                }
+            }
+        }
+        goal
+    }
+
+    /// The page at `position` that can't be written, if there is one.
+    pub(crate) fn held_at(&self, position: Lsn) -> Option<PageId> {
+        self.held.iter().find(|(_, held)| **held == position).map(|(page, _)| *page)
+    }
+
     /// Up to `most` of the oldest pages that can be written.
     pub(crate) fn pick(&self, most: usize) -> Vec<PageId> {
         self.by_position.iter().take(most).map(|(_, page)| *page).collect()

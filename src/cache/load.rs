@@ -25,7 +25,7 @@ use crate::redo::LogError;
 /// Most neighbouring pages read with one I/O.
 const RUN_MAX: usize = 16;
 /// Loads begun together, in multiples of the I/O depth: enough that the last ones' end doesn't leave the device idle for long.
-const PARTS_AHEAD: usize = 16;
+pub const PARTS_AHEAD: usize = 16;
 
 /// Loads under way, each with a way to wait for its end.
 pub(crate) type Loading = BTreeMap<PageId, Arc<Notify>>;

@@ -5,7 +5,8 @@
 //! table    page id -> frame                            page_writer  dirty pages to their homes, oldest first
 //! load     misses: single-flight, coalesced, verified  double_write torn pages stay recoverable
 //! wait     why synchronous code can't go on, and how   checkpoint   moves the start of replay
-//! dirty    dirty pages by first unwritten position     grants       the seam to the global directory
+//! dirty    dirty pages by first unwritten position     pace         keeps predicted recovery short
+//! grants   the seam to the global directory
 //! ```
 //! Code above works synchronously on latched, resident pages; what it lacks it names in a [`Wait`] and is run again ([`Cache::run`]),
 //! so that nobody waits for log space, a frame or a grant while holding a latch (rule 19, `docs/decisions/0003`).
@@ -17,6 +18,7 @@ pub mod frame;
 pub mod grants;
 pub mod group;
 pub mod load;
+mod pace;
 pub mod page_writer;
 pub mod recovered;
 pub mod table;
@@ -230,6 +232,14 @@ impl Cache {
     /// Whether `page` can't be written to its home, so that nothing new should be put there.
     pub fn is_unwritable(&self, page: PageId) -> bool {
         self.shared.dirty.lock().is_held(page)
+    }
+
+    /// Whether `page` is resident with changes that aren't durable at home yet: what its home holds doesn't count then.
+    pub fn is_dirty(&self, page: PageId) -> bool {
+        let Some(number) = self.shared.table.get(page) else { return false };
+        let frame = &self.shared.frames[number as usize];
+        let holds_it = frame.body.read().id == page;
+        holds_it && frame.state.lock().dirty.is_some()
     }
 
     /// Puts `page` into quarantine: every later access gets `why`, nothing is written to its home.

@@ -14,6 +14,7 @@ use crate::base::{Lsn, PageId};
 use crate::page::header::{self, Kind};
 use crate::redo::apply::image;
 use crate::redo::record::Op;
+use crate::redo::writer::HeldBy;
 
 /// Redo of an image beside the page's own bytes, in bytes; plenty.
 const OVERHEAD: usize = 256;
@@ -64,6 +65,20 @@ impl Cache {
             self.shared.dirty.lock().hold(from, page);
         }
         Ok(())
+    }
+}
+
+impl Cache {
+    /// The page that holds the checkpoint at `position` and that only a repair can move, with the reason: recovery gave it up, so it has no
+    /// contents to log anew, or the ring is too full to take them.
+    pub(super) fn held_for_good(&self, position: Lsn) -> Option<HeldBy> {
+        let page = self.shared.dirty.lock().held_at(position)?;
+        let resident = self.shared.table.get(page).is_some();
+        if resident && self.log().is_ok_and(|log| log.ring_takes(PAGE_SIZE + OVERHEAD)) {
+            return None;
+        }
+        let why = self.shared.quarantine.lock().get(&page).map_or_else(|| "it can't be written".to_string(), ToString::to_string);
+        Some(HeldBy { page, position, why })
     }
 }
 

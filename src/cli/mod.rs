@@ -2,12 +2,30 @@
 //!
 //! Exit codes: 0 done, 1 it ran and found something wrong, 2 it could not run (bad arguments, storage that can't be opened).
 
+pub mod admin;
+pub mod checkpoint;
 pub mod config;
+pub mod connect;
 pub mod demo;
+mod door;
+pub mod init;
+pub mod layout;
+pub mod logs;
+pub mod observe;
+pub mod process;
 pub mod salvage;
 pub mod serve;
+pub mod settings;
+pub mod size;
+pub mod start;
+pub mod status;
+pub mod stop;
 pub mod superblock;
+pub mod template;
+pub mod verify;
 
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,16 +33,53 @@ use clap::{Parser, Subcommand};
 /// A command's failure, as told to the caller.
 pub type CommandError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Told when a cluster is made and when it is started.
+const WHO_MAY_ENTER: &str = "role \"regroup\" may use database \"regroup\" without a password, from this host only";
+
+/// What follows the list of commands.
+const EXAMPLES: &str = "\
+Examples:
+  clusterctl --dir /srv/db init                 make a cluster
+  clusterctl --dir /srv/db start                start it, recovering what crashed
+  clusterctl --dir /srv/db status               see how it is
+  clusterctl --dir /srv/db connect              open psql on it
+  clusterctl --dir /srv/db verify               check every page, tree and index
+  clusterctl --dir /srv/db stop                 close and stop it
+
+Exit codes: 0 done; 1 it ran and found something wrong; 2 it could not run, or not do what was asked (the message says why).
+The cluster's directory can also be given in the environment variable REGROUP_DIR.";
+
 /// Administers a Regroup cluster.
 #[derive(Parser)]
-#[command(name = "clusterctl", version, about, long_about = None, arg_required_else_help = true)]
+#[command(name = "clusterctl", version, about, long_about = None, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Clusterctl {
+    /// The cluster's directory.
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Makes a new cluster in the directory.
+    Init(init::Args),
+    /// Starts instances and waits until they are open; recovers those that crashed.
+    Start(start::Args),
+    /// Stops instances and waits until they are gone.
+    Stop(stop::Args),
+    /// Shows what the instances are doing.
+    Status(status::Args),
+    /// Checks every page, tree and index: live when an instance is open, else offline.
+    Verify(verify::Args),
+    /// Opens psql on an instance; what follows -- goes to psql.
+    Connect(connect::Args),
+    /// Shows what an instance's process said last, or follows it.
+    Logs(logs::Args),
+    /// Has an instance write its dirty pages now, so that a crash soon after is recovered fast.
+    Checkpoint(checkpoint::Args),
+    /// Shows the configuration that is in effect, with all defaults.
+    Config(settings::Args),
     /// Crash demonstration: a process under load is killed with kill -9 again and again, recovered, and every acknowledged write checked
     /// by a separate process from a journal kept outside.
     Demo(demo::Args),
@@ -42,12 +97,22 @@ enum Command {
 
 /// The main of `clusterctl`.
 pub fn clusterctl() -> ExitCode {
-    let command = Clusterctl::parse().command;
-    start_logging();
+    let Clusterctl { dir, command } = Clusterctl::parse();
+    let long = matches!(command, Command::Demo(_) | Command::Run(_) | Command::Salvage(_) | Command::DemoLoad(_) | Command::DemoCheck(_));
+    start_logging(if long { "info" } else { "warn" });
     finish(match command {
+        Command::Init(args) => init::run(dir, &args),
+        Command::Start(args) => start::run(dir, &args),
+        Command::Stop(args) => stop::run(dir, &args),
+        Command::Status(args) => status::run(dir, &args),
+        Command::Verify(args) => verify::run(dir, &args),
+        Command::Connect(args) => connect::run(dir, &args),
+        Command::Logs(args) => logs::run(dir, &args),
+        Command::Checkpoint(args) => checkpoint::run(dir, &args),
+        Command::Config(args) => settings::run(dir, &args),
         Command::Demo(args) => demo::run(args),
         Command::Superblock(args) => superblock::run(&args),
-        Command::Salvage(args) => salvage::run(args),
+        Command::Salvage(args) => salvage::run(dir, args),
         Command::Run(args) => serve::run(args),
         Command::DemoLoad(args) => demo::load::run(args),
         Command::DemoCheck(args) => demo::check::run(args),
@@ -65,14 +130,15 @@ struct Regroupd {
 /// The main of `regroupd`.
 pub fn regroupd() -> ExitCode {
     let args = Regroupd::parse().args;
-    start_logging();
+    start_logging("info");
     finish(serve::run(args))
 }
 
-/// Logs go to standard error; `RUST_LOG` sets the level (default `info`).
-fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+/// Logs go to standard error; `RUST_LOG` sets the level, `usual` is it otherwise.
+fn start_logging(usual: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }
 
 fn finish(outcome: Result<bool, CommandError>) -> ExitCode {
@@ -80,7 +146,8 @@ fn finish(outcome: Result<bool, CommandError>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("error: {error}");
+            // Standard error may be a file on a full disk: the exit code is the answer then.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(2)
         }
     }

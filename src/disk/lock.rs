@@ -5,7 +5,8 @@
 //! instance has proof that the process which held it is dead (or closed the file) *and* that its I/O has drained. `wait()` for the
 //! process is no such proof: io_uring finishes requests after the process is gone. `cluster-tests/tests/disk.rs` shows it.
 //!
-//! Called by `file` for every file opened for writing, by whoever must prove a death ([`probe`], [`wait_free`]).
+//! Called by `file` for every file opened for writing, by whoever must prove a death ([`probe`], [`wait_free`]), and by the
+//! commands for the file that says which process runs an instance.
 //!
 //! Not here: other hosts (a network file system may carry these locks or not: fencing doesn't rest on it), and two device nodes
 //! for one block device, which are two different files for locks: name a device by one path in all configurations.
@@ -109,6 +110,19 @@ pub fn probe(path: &Path, instance: ThreadId) -> Result<Freed, DiskError> {
     })?;
     acquire(file.as_fd(), path, instance)?;
     Ok(Freed { file, path: path.into(), instance })
+}
+
+/// Whether `instance`'s lock on `path` is held by anyone, without taking it.
+///
+/// # Errors
+/// [`DiskError::Open`] when the file can't be opened or its file system can't lock.
+pub fn is_held(path: &Path, instance: ThreadId) -> Result<bool, DiskError> {
+    let failed =
+        |error: io::Error| DiskError::Open { file: path.into(), errno: error.raw_os_error().unwrap_or(0), message: error.to_string() };
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(path).map_err(failed)?;
+    let mut lock = byte_of(instance, libc::F_WRLCK);
+    control(file.as_fd(), libc::F_OFD_GETLK, &mut lock).map_err(failed)?;
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 
 /// Waits until `instance`'s lock on the storage file `path` is free, at most for `patience`.

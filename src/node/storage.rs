@@ -10,21 +10,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::base::limits::{LOG_BLOCK, PAGE_SIZE};
 use crate::base::options::{DoubleWrite as DoubleWriteOption, OptionError, Options};
-use crate::base::{Epoch, Incarnation, Lsn, Seams, ThreadId, Writer};
-use crate::cache::checkpoint::{CheckpointReport, Checkpointer, OnCheckpoint};
+use crate::base::{Epoch, Incarnation, Instant, Lsn, Seams, ThreadId, Writer};
+use crate::cache::checkpoint::{CheckpointReport, CheckpointSetup, Checkpointer, CountTransactions, OnCheckpoint};
 use crate::cache::double_write::DoubleWrite;
 use crate::cache::{Cache, CacheError, CacheSetup, LocalGrants};
 use crate::disk::{Access, Disk, DiskError, FileId};
 use crate::page::superblock::{FileKind, Shape, StorageError, StorageFault};
 use crate::page::volume::{StoragePaths, Volume};
-use crate::recovery::{OnProgress, Recovery, RecoveryError, RecoveryReport};
+use crate::recovery::{self, OnProgress, Recovery, RecoveryError, RecoveryReport, probe};
 use crate::redo::block::LogIdentity;
 use crate::redo::control::{Control, ControlError, ControlFile, ThreadState};
+use crate::redo::forecast::{Foretold, Sample};
 use crate::redo::writer::LogPlace;
 use crate::redo::{LogError, LogWriter};
 
@@ -161,6 +163,40 @@ fn new_cache(seams: &Seams, volume: &Arc<Volume>, options: &Options, clock: &Arc
     })
 }
 
+/// Recovers, and lets `control` learn from it how fast that goes here. Opening began at `began`.
+async fn recover(recovery: Recovery, control: &mut Control, clock: &AtomicU64, began: Instant) -> Result<RecoveryReport, RecoveryError> {
+    let seams = recovery.seams.clone();
+    let done = recovery.run(*control).await?;
+    clock.fetch_max(done.clock.0, Ordering::AcqRel);
+    *control = done.control;
+    let mut report = done.report;
+    let open = report.opened(seams.now().since(began));
+    control.forecast.rates.learn(&Sample { open, ..done.sample });
+    Ok(report)
+}
+
+/// Measures the disk, if nobody knows yet how fast recovery would be here. Returns how long that took.
+async fn learn_disk(seams: &Seams, volume: &Volume, file: FileId, depth: usize, control: &mut Control) -> Duration {
+    if !control.forecast.rates.are_unknown() {
+        return Duration::ZERO;
+    }
+    let began = seams.now();
+    match probe::probe(seams, volume.disk().as_ref(), file, volume.shape().ring_bytes, depth).await {
+        Ok(rates) => control.forecast.rates = rates,
+        Err(error) => tracing::warn!(%error, "the disk can't be measured now: how long recovery takes is predicted from assumed rates"),
+    }
+    seams.now().since(began)
+}
+
+/// A new life of the thread: a new incarnation, open, nothing foretold. Returns where its log starts.
+fn begin_life(control: &mut Control) -> Lsn {
+    let Writer { thread, incarnation, epoch } = control.writer;
+    control.state = ThreadState::Open;
+    control.writer = Writer { thread, incarnation: Incarnation(incarnation.0 + 1), epoch: Epoch(epoch.0 + 1) };
+    control.forecast.foretold = Foretold::default();
+    control.end
+}
+
 impl Storage {
     /// Opens the storage core, recovering it first if it wasn't closed.
     ///
@@ -168,9 +204,10 @@ impl Storage {
     /// [`OpenError`]. Before recovery decides on the log's end, nothing has been written.
     pub async fn open(opening: Opening) -> Result<Storage, OpenError> {
         opening.options.validate()?;
+        let began = opening.seams.now();
         let volume = Volume::open(opening.disk, &opening.paths, Access::Write(opening.thread)).await?;
         let Opening { seams, thread, options, on_progress, on_checkpoint, .. } = opening;
-        Storage::open_volume(OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint }).await
+        Storage::open_since(OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint }, began).await
     }
 
     /// As [`Storage::open`] for files that are open already.
@@ -178,6 +215,12 @@ impl Storage {
     /// # Errors
     /// As [`Storage::open`].
     pub async fn open_volume(opening: OpeningVolume) -> Result<Storage, OpenError> {
+        let began = opening.seams.now();
+        Storage::open_since(opening, began).await
+    }
+
+    /// As [`Storage::open_volume`]; opening began at `began`.
+    async fn open_since(opening: OpeningVolume, began: Instant) -> Result<Storage, OpenError> {
         let OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint } = opening;
         let volume = Arc::new(volume);
         let disk = volume.disk().clone();
@@ -196,7 +239,7 @@ impl Storage {
         area.resume().await?;
         let identity = log_identity(&volume, thread);
         let mut control = found.control;
-        let mut report = None;
+        let mut recovered: Option<RecoveryReport> = None;
         if control.state == ThreadState::Closed {
             tracing::info!(%thread, "storage had been closed: nothing to recover");
             cache.start_page_writer(area.again());
@@ -215,15 +258,11 @@ impl Storage {
                 area: area.again(),
                 on_progress,
             };
-            let recovered = recovery.run(control).await?;
-            recovered.report.tell();
-            clock.fetch_max(recovered.clock.0, Ordering::AcqRel);
-            (control, report) = (recovered.control, Some(recovered.report));
+            let report = recover(recovery, &mut control, &clock, began).await?;
+            recovered = Some(report);
         }
-        let start = control.end;
-        control.state = ThreadState::Open;
-        control.writer =
-            Writer { thread, incarnation: Incarnation(control.writer.incarnation.0 + 1), epoch: Epoch(control.writer.epoch.0 + 1) };
+        let probing = learn_disk(&seams, &volume, file, options.page_io_depth, &mut control).await;
+        let start = begin_life(&mut control);
         control_file.write_both(&mut control).await?;
         let place = LogPlace {
             disk,
@@ -238,10 +277,27 @@ impl Storage {
         let log = LogWriter::start(seams.clone(), place, options.log_mode, options.log_batch_interval(), clock);
         tasks.log = Some(log.clone());
         cache.open_for_changes(log.clone());
-        let interval = options.checkpoint_interval();
-        let checkpointer = Checkpointer::start(cache.clone(), log.clone(), control_file, control, interval, on_checkpoint);
+        if control.forecast.rates.open_us == 0 {
+            // Until a recovery tells better: it opens as a closed store does, but for writing down where the log ends.
+            control.forecast.rates.open_us = (seams.now().since(began) - probing).as_micros() as u64;
+        }
+        let writer = control.writer;
+        let checkpointer = Checkpointer::start(CheckpointSetup {
+            cache: cache.clone(),
+            log: log.clone(),
+            file: control_file,
+            control,
+            interval: options.checkpoint_interval(),
+            recovery_time_target: options.recovery_time_target(),
+            means: recovery::means(options.recovery_memory_bytes as usize, cache.frames()),
+            on_checkpoint,
+        });
         tasks.checkpointer = Some(checkpointer.stopper());
-        Ok(Storage { cache, log, checkpointer, area, writer: control.writer, recovery: report, _tasks: tasks })
+        if let Some(report) = &mut recovered {
+            report.opened(seams.now().since(began));
+            report.tell();
+        }
+        Ok(Storage { cache, log, checkpointer, area, writer, recovery: recovered, _tasks: tasks })
     }
 
     /// Pages in memory.
@@ -262,6 +318,16 @@ impl Storage {
     /// What recovery did when this was opened, if there was one.
     pub fn recovery(&self) -> Option<&RecoveryReport> {
         self.recovery.as_ref()
+    }
+
+    /// How long recovery would take after a crash now, from the start of opening to service, as last predicted.
+    pub fn predicted_recovery(&self) -> Duration {
+        self.checkpointer.predicted()
+    }
+
+    /// From now on `count` tells checkpoints how many transactions are under way. The first one given stays.
+    pub fn count_transactions(&self, count: CountTransactions) {
+        self.checkpointer.count_transactions(count);
     }
 
     /// Waits until everything before `end` is acknowledgeable in the log's mode.

@@ -12,6 +12,8 @@ use crate::cache::Committed;
 use crate::disk::Disk;
 use crate::page::superblock::Shape;
 use crate::page::volume::StoragePaths;
+use crate::table::catalog::CATALOG;
+use crate::table::rows::{RowError, Rows};
 use crate::table::{TableError, Trees, Write};
 
 /// Why a store can't be opened or closed.
@@ -23,12 +25,16 @@ pub enum StoreError {
     /// The trees.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The rows.
+    #[error(transparent)]
+    Rows(#[from] RowError),
 }
 
 /// An open store.
 pub struct Store {
     storage: Storage,
     trees: Trees,
+    rows: Rows,
 }
 
 impl Store {
@@ -43,6 +49,9 @@ impl Store {
         let opening = OpeningVolume { seams, volume, thread: ThreadId(1), options, on_progress, on_checkpoint };
         let storage = Storage::open_volume(opening).await?;
         Trees::bootstrap(storage.cache().clone(), ThreadId(1)).await?;
+        let trees = Trees::open(storage.cache().clone(), ThreadId(1)).await?;
+        trees.create_tree(CATALOG).await?;
+        Rows::open(trees, &Options::default()).await?.close().await;
         storage.close().await?;
         Ok(())
     }
@@ -52,13 +61,15 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn open(opening: Opening) -> Result<Store, StoreError> {
-        let thread = opening.thread;
+        let (thread, options) = (opening.thread, opening.options.clone());
         let storage = Storage::open(opening).await?;
         let trees = Trees::open(storage.cache().clone(), thread).await?;
         if let Err(error) = trees.finish_drops().await {
             tracing::error!(%error, "trees whose drop was cut off by a crash can't be freed now; the next open tries again");
         }
-        Ok(Store { storage, trees })
+        let rows = Rows::open(trees.clone(), &options).await?;
+        storage.count_transactions(rows.counter());
+        Ok(Store { storage, trees, rows })
     }
 
     /// The storage core.
@@ -69,6 +80,11 @@ impl Store {
     /// The trees.
     pub fn trees(&self) -> &Trees {
         &self.trees
+    }
+
+    /// The rows of the trees, under transactions.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
     }
 
     /// Applies `writes` as one change group and waits until it can be acknowledged.
@@ -86,6 +102,7 @@ impl Store {
     /// # Errors
     /// The log or the disk failed: the next open recovers.
     pub async fn close(self) -> Result<(), StoreError> {
+        self.rows.close().await;
         Ok(self.storage.close().await?)
     }
 }

@@ -24,15 +24,26 @@ pub enum Kind {
     Space = 2,
     /// A B+tree node ([`super::slotted`]).
     Tree = 3,
+    /// Slots of transactions ([`super::slotted`]).
+    Slots = 4,
+    /// Undo records ([`super::slotted`]).
+    Undo = 5,
 }
 
 impl Kind {
+    /// Whether its body is cells ([`super::slotted`]).
+    pub fn is_slotted(self) -> bool {
+        matches!(self, Kind::Tree | Kind::Slots | Kind::Undo)
+    }
+
     /// The kind of number `raw`.
     pub fn from_raw(raw: u8) -> Option<Kind> {
         match raw {
             1 => Some(Kind::Free),
             2 => Some(Kind::Space),
             3 => Some(Kind::Tree),
+            4 => Some(Kind::Slots),
+            5 => Some(Kind::Undo),
             _ => None,
         }
     }

@@ -122,7 +122,7 @@ pub fn verify_stamped(page: &[u8], id: PageId, cluster: u64) -> Result<(), PageF
     }
     match header.kind() {
         None => Err(PageFault::Unknown { page: id, what: "kind", found: header.kind }),
-        Some(Kind::Tree) => slotted::check(page).map_err(|fault| PageFault::Body { page: id, fault }),
+        Some(Kind::Tree | Kind::Slots | Kind::Undo) => slotted::check(page).map_err(|fault| PageFault::Body { page: id, fault }),
         Some(Kind::Space) => space::check(page).map_err(|fault| PageFault::Body { page: id, fault }),
         Some(Kind::Free) => Ok(()),
     }

@@ -9,9 +9,11 @@
 //! ```
 //! Every step can be cut off and done again (rule 17): pages carry their version, the end is decided once, and the checkpoint moves
 //! only later, when pages are durable. A damaged page is quarantined alone; a damaged log stops recovery and nothing is written.
-//! What can't be recovered for a damaged log can be read at least: `salvage`.
+//! What can't be recovered for a damaged log can be read at least: `salvage`. What each phase was predicted to take stands beside what it
+//! took ([`RecoveryReport`]); `probe` measures a new store's disk, so that there is something to predict from.
 //! Not here: the other threads' logs, rollback, and who may do all this.
 
+pub mod probe;
 pub mod progress;
 pub mod redo;
 pub mod report;
@@ -32,6 +34,7 @@ use crate::disk::{DiskError, FileId};
 use crate::page::volume::Volume;
 use crate::redo::block::LogIdentity;
 use crate::redo::control::{Control, ControlFile, ThreadState};
+use crate::redo::forecast::{Means, Sample, Work};
 use crate::redo::reader::{LogEnd, LogSource};
 use crate::redo::record::RecordFault;
 use crate::redo::{LogFault, LogReader};
@@ -100,6 +103,14 @@ pub struct Recovered {
     pub clock: Scn,
     /// What was done.
     pub report: RecoveryReport,
+    /// What it tells about this machine, but for the time of opening.
+    pub sample: Sample,
+}
+
+/// What recovery of a store has to work with: `memory` bytes beyond a cache of `frames` pages.
+pub fn means(memory: usize, frames: usize) -> Means {
+    let log_bytes = (memory / 8 * 3 + frames * PAGE_SIZE / 8 * 7) as u64;
+    Means { log_bytes, part_pages: redo::part_pages(frames) as u64 }
 }
 
 impl Recovery {
@@ -118,18 +129,20 @@ impl Recovery {
 
         meter.begin("scan", "bytes", (control.durable.0 - control.checkpoint.0).into());
         let (end, kept) = self.scan(&control, &mut pages, &mut segment, &mut report, &mut meter).await?;
-        report.phases.push(meter.end());
         report.scanned(&control, &end, &pages);
+        let work = Work { log_bytes: report.log_bytes, pages: report.pages_in_log - report.pages_struck };
+        let predicted = control.forecast.rates.predict(work, means(self.memory, frames));
+        report.phases.push(meter.end(predicted.scan));
 
         self.decide(&mut control, &end).await?;
         meter.begin("restore", "pages", None);
         report.pages_restored = restore::restore(&self.volume, &self.area, &pages, &mut meter).await?;
-        report.phases.push(meter.end());
+        report.phases.push(meter.end(predicted.restore));
         // Not before: it fills the area that was just read.
         self.cache.start_page_writer(self.area.again());
 
         meter.begin("redo", "bytes", Some(report.log_bytes));
-        let mut redo = redo::Redo { recovery: &self, end: end.at, report: &mut report };
+        let mut redo = redo::Redo { recovery: &self, end: end.at, report: &mut report, sample: Sample::default() };
         let mut segment = Arc::new(segment);
         if kept {
             redo.segment(&mut segment, &mut pages, &mut meter).await?;
@@ -140,10 +153,12 @@ impl Recovery {
                 redo.read_again(&control, &mut segment, window, &mut pages, &mut meter).await?;
             }
         }
-        report.phases.push(meter.end());
+        let sample = redo.sample;
+        report.phases.push(meter.end(predicted.redo));
         self.cache.expect(pages.not_looked_at());
-        report.finish(&pages, &self.cache);
-        Ok(Recovered { control, clock: report.clock(), report })
+        report.finish(&pages, &self.cache, predicted.open);
+        let sample = report.sample(sample);
+        Ok(Recovered { control, clock: report.clock(), report, sample })
     }
 
     fn source(&self, control: &Control) -> LogSource {

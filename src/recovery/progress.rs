@@ -65,8 +65,8 @@ impl Meter {
         }
     }
 
-    /// Ends the phase.
-    pub(super) fn end(&mut self) -> PhaseReport {
+    /// Ends the phase, which was predicted to take so long.
+    pub(super) fn end(&mut self, predicted: Duration) -> PhaseReport {
         self.tell();
         let took = self.seams.now().since(self.started);
         let rate = if took.is_zero() { 0.0 } else { self.done as f64 / took.as_secs_f64() };
@@ -75,6 +75,7 @@ impl Meter {
             unit: self.unit.to_string(),
             done: self.done,
             seconds: took.as_secs_f64(),
+            predicted_seconds: predicted.as_secs_f64(),
             per_second: rate,
         }
     }

@@ -6,13 +6,14 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::progress::Meter;
 use super::report::RecoveryReport;
 use super::segment::{Chain, Pages, Segment};
 use super::{Recovery, RecoveryError};
 use crate::base::runtime::{join_all, run_job};
-use crate::base::{BoxFuture, Lsn, PageId, Writer};
+use crate::base::{BoxFuture, Lsn, PageId, Seams, Writer};
 use crate::cache::frame::Pin;
 use crate::cache::{Cache, CacheError, Load};
 use crate::page::verify::verify_stamped;
@@ -20,11 +21,17 @@ use crate::page::{PageFault, header};
 use crate::redo::LogReader;
 use crate::redo::apply::{Redone, redo_unstamped};
 use crate::redo::control::Control;
+use crate::redo::forecast::Sample;
 use crate::redo::reader::LogGroup;
 use crate::redo::record::Group;
 
 /// Most pages of one part.
 const PART_PAGES: usize = 1024;
+
+/// Pages of one part, for a cache of so many frames.
+pub(super) fn part_pages(frames: usize) -> usize {
+    PART_PAGES.min(frames / 8).max(1)
+}
 
 /// Redo under way.
 pub(super) struct Redo<'a> {
@@ -32,6 +39,8 @@ pub(super) struct Redo<'a> {
     /// Where the log ends.
     pub(super) end: Lsn,
     pub(super) report: &'a mut RecoveryReport,
+    /// Reading, applying: what was done in which time.
+    pub(super) sample: Sample,
 }
 
 /// A group that waits for the next segment.
@@ -112,19 +121,26 @@ impl Redo<'_> {
     pub(super) async fn segment(&mut self, segment: &mut Arc<Segment>, pages: &mut Pages, meter: &mut Meter) -> Result<(), RecoveryError> {
         let chains = Arc::get_mut(segment).expect("no job is under way").chains(pages);
         let before = meter.done();
-        let part_pages = PART_PAGES.min(self.recovery.cache.frames() / 8);
-        let mut parts = chains.chunks(part_pages.max(1));
+        let mut parts = chains.chunks(part_pages(self.recovery.cache.frames()));
+        let seams = &self.recovery.seams;
         let mut loaded = match parts.next() {
-            Some(part) => load(self.recovery.cache.clone(), part.to_vec()).await,
+            Some(part) => {
+                let (loaded, took) = timed(seams, load(self.recovery.cache.clone(), part.to_vec())).await;
+                self.sample.reading += took;
+                loaded
+            }
             None => Vec::new(),
         };
+        self.sample.applied_bytes += segment.bytes() as u64;
         let mut finished = 0;
         while !loaded.is_empty() {
             let next = parts.next().map(<[Chain]>::to_vec).unwrap_or_default();
             finished += loaded.len();
-            let reading = load(self.recovery.cache.clone(), next);
-            let (done, read) = both(self.apply(loaded, segment), reading).await;
+            let reading = timed(seams, load(self.recovery.cache.clone(), next));
+            let ((done, applying), (read, reading)) = both(timed(seams, self.apply(loaded, segment)), reading).await;
             done?;
+            self.sample.applying += applying;
+            self.sample.reading += reading;
             loaded = read;
             meter.at(before + (segment.bytes() * finished / chains.len()) as u64);
         }
@@ -173,6 +189,13 @@ async fn load(cache: Cache, part: Vec<Chain>) -> Loaded {
         part.iter().map(|chain| (chain.page, if chain.formats { Load::Fresh } else { Load::Contents })).collect();
     let pins = cache.load_many(&wanted).await;
     part.into_iter().zip(pins).collect()
+}
+
+/// What `work` gives, and how long that took.
+async fn timed<T>(seams: &Seams, work: impl Future<Output = T>) -> (T, Duration) {
+    let started = seams.now();
+    let done = work.await;
+    (done, seams.now().since(started))
 }
 
 /// Drives both futures to their ends.

@@ -1,5 +1,8 @@
 //! What a recovery found and did: kept by the caller, shown to people, checked again offline.
 
+use std::fmt;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -7,22 +10,38 @@ use super::segment::Pages;
 use crate::base::{Lsn, PageId, Scn};
 use crate::cache::Cache;
 use crate::redo::control::Control;
+use crate::redo::forecast::{Foretold, Sample};
 use crate::redo::reader::{LogEnd, LogGroup};
 use crate::redo::record::GroupKind;
 
 /// One phase's work.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PhaseReport {
-    /// `scan`, `restore`, `redo`.
+    /// `scan`, `restore`, `redo`; `open` is the rest, from the start of opening to service.
     pub name: String,
-    /// What was counted: `bytes`, `pages`.
+    /// What was counted: `bytes`, `pages`, `opens`.
     pub unit: String,
     /// So many.
     pub done: u64,
     /// In seconds.
     pub seconds: f64,
+    /// As predicted from the rates that were known before the crash and from the work that it left, in seconds.
+    pub predicted_seconds: f64,
     /// Units a second.
     pub per_second: f64,
+}
+
+/// What the dead instance had written down about its recovery, at most a tenth of its target ago.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ForetoldReport {
+    /// Predicted in all, in seconds.
+    pub seconds: f64,
+    /// Pages that were dirty.
+    pub pages: u64,
+    /// Where the log ended then.
+    pub log_position: u64,
+    /// Option `recovery_time_target_ms` in force; 0 for none.
+    pub target_ms: u64,
 }
 
 /// A page that could not be recovered.
@@ -83,6 +102,10 @@ pub struct RecoveryReport {
     pub phases: Vec<PhaseReport>,
     /// Whole time, in seconds.
     pub seconds: f64,
+    /// As predicted from what was known before the crash, in seconds.
+    pub predicted_seconds: f64,
+    /// What the dead instance itself predicted last, as far as it got round to that.
+    pub foretold: Option<ForetoldReport>,
 }
 
 impl RecoveryReport {
@@ -111,6 +134,8 @@ impl RecoveryReport {
             digest: String::new(),
             phases: Vec::new(),
             seconds: 0.0,
+            predicted_seconds: 0.0,
+            foretold: ForetoldReport::of(&control.forecast.foretold),
         }
     }
 
@@ -135,24 +160,76 @@ impl RecoveryReport {
         Scn(self.scn)
     }
 
-    pub(super) fn finish(&mut self, pages: &Pages, cache: &Cache) {
+    pub(super) fn finish(&mut self, pages: &Pages, cache: &Cache, open: Duration) {
         self.pages_read = cache.counters().pages_read.load(std::sync::atomic::Ordering::Relaxed);
         self.quarantined =
             cache.quarantined().into_iter().map(|(page, why)| QuarantinedPage { page: page.to_string(), why: why.to_string() }).collect();
         self.digest = format!("{:016x}", digest(&pages.versions()));
+        let (name, unit, predicted_seconds) = ("open".to_string(), "opens".to_string(), open.as_secs_f64());
+        self.phases.push(PhaseReport { name, unit, done: 0, seconds: 0.0, predicted_seconds, per_second: 0.0 });
+        self.sum();
+    }
+
+    fn sum(&mut self) {
         self.seconds = self.phases.iter().map(|phase| phase.seconds).sum();
+        self.predicted_seconds = self.phases.iter().map(|phase| phase.predicted_seconds).sum();
+    }
+
+    /// Opening took so long in all, recovery included; returns how much of it was opening alone.
+    pub fn opened(&mut self, took: Duration) -> Duration {
+        let others: f64 = self.phases.iter().filter(|phase| phase.name != "open").map(|phase| phase.seconds).sum();
+        let open = (took.as_secs_f64() - others).max(0.0);
+        if let Some(phase) = self.phases.iter_mut().find(|phase| phase.name == "open") {
+            (phase.done, phase.seconds, phase.per_second) = (1, open, if open > 0.0 { 1.0 / open } else { 0.0 });
+        }
+        self.sum();
+        Duration::from_secs_f64(open)
+    }
+
+    /// What was measured, with what redo measured itself.
+    pub(super) fn sample(&self, redo: Sample) -> Sample {
+        let took = |name: &str| self.phases.iter().filter(|phase| phase.name == name).map(|phase| phase.seconds).sum();
+        let time = |name: &str| Duration::from_secs_f64(took(name));
+        Sample { log_bytes: self.log_bytes, scan: time("scan"), pages: self.pages_read, restore: time("restore"), ..redo }
     }
 
     /// Logs the result for people.
     pub fn tell(&self) {
-        let RecoveryReport { log_bytes, groups, changes_applied, pages_changed, pages_restored, seconds, .. } = self;
-        let quarantined = self.quarantined.len();
-        tracing::info!(log_bytes, groups, changes_applied, pages_changed, pages_restored, quarantined, seconds, "recovered");
+        tracing::info!("{self}");
     }
 
     /// Where the log ends.
     pub fn end(&self) -> Lsn {
         Lsn(self.log_end)
+    }
+}
+
+impl ForetoldReport {
+    fn of(foretold: &Foretold) -> Option<ForetoldReport> {
+        let Foretold { total_us, pages, position, target_ms } = *foretold;
+        (total_us > 0).then(|| ForetoldReport { seconds: total_us as f64 / 1e6, pages, log_position: position, target_ms })
+    }
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RecoveryReport { thread, incarnation, log_bytes, groups, changes_applied, pages_changed, pages_restored, .. } = self;
+        write!(
+            f,
+            "recovered thread {thread}, incarnation {incarnation}, in {:.3} s (predicted {:.3} s): {log_bytes} bytes of log, {groups} groups, \
+             {changes_applied} changes applied to {pages_changed} pages, {pages_restored} torn pages restored, {} given up",
+            self.seconds,
+            self.predicted_seconds,
+            self.quarantined.len()
+        )?;
+        for phase in &self.phases {
+            let PhaseReport { name, unit, done, seconds, predicted_seconds, per_second } = phase;
+            write!(f, "; {name} {seconds:.3} s (predicted {predicted_seconds:.3} s), {done} {unit}, {per_second:.0} a second")?;
+        }
+        if let Some(ForetoldReport { seconds, pages, target_ms, .. }) = &self.foretold {
+            write!(f, "; shortly before the crash the instance foretold {seconds:.3} s with {pages} dirty pages, target {target_ms} ms")?;
+        }
+        Ok(())
     }
 }
 

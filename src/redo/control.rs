@@ -10,6 +10,7 @@ use std::sync::Arc;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::forecast::Forecast;
 use crate::base::limits::{LOG_BLOCK, NUMBER_MAX};
 use crate::base::{Epoch, Incarnation, Lsn, Scn, ThreadId, Writer, checksum};
 use crate::disk::{Buffer, Disk, DiskError, Durability, FileId};
@@ -61,6 +62,8 @@ pub struct Control {
     pub end_crc: u32,
     /// The clock had reached this.
     pub clock: Scn,
+    /// How fast recoveries are here, and how long one would take.
+    pub forecast: Forecast,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -80,7 +83,8 @@ struct Layout {
     durable: U64,
     end: U64,
     clock: U64,
-    zero: [u8; LOG_BLOCK - 80],
+    forecast: [U64; 9],
+    zero: [u8; LOG_BLOCK - 152],
 }
 
 const _: () = assert!(size_of::<Layout>() == LOG_BLOCK);
@@ -147,6 +151,7 @@ impl Control {
             end: FIRST,
             end_crc: 0,
             clock: Scn(0),
+            forecast: Forecast::default(),
         }
     }
 
@@ -167,6 +172,7 @@ impl Control {
         layout.durable.set(self.durable.0);
         layout.end.set(self.end.0);
         layout.clock.set(self.clock.0);
+        layout.forecast = self.forecast.numbers().map(U64::new);
         checksum::seal(&mut bytes);
         bytes
     }
@@ -216,6 +222,11 @@ impl Control {
                 return Err(ControlFault::Field { field, expected, found });
             }
         }
+        let numbers = layout.forecast.map(|number| number.get());
+        let Some(forecast) = Forecast::of(numbers) else {
+            let found = numbers.into_iter().max().unwrap_or_default();
+            return Err(ControlFault::Field { field: "forecast", expected: bounded(found), found });
+        };
         Ok(Control {
             generation: layout.generation.get(),
             state,
@@ -225,6 +236,7 @@ impl Control {
             end: Lsn(end),
             end_crc: layout.end_crc.get(),
             clock: Scn(layout.clock.get()),
+            forecast,
         })
     }
 }
@@ -307,21 +319,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_control_block_reads_back(state in 1u8..4, slot in 0u8..2, numbers in prop::array::uniform5(0..NUMBER_MAX), blocks in prop::array::uniform3(1u64..1 << 40), end_crc: u32) {
+        fn any_control_block_reads_back(state in 1u8..4, slot in 0u8..2, numbers in prop::array::uniform5(0..NUMBER_MAX), blocks in prop::array::uniform3(1u64..1 << 40), end_crc: u32,
+            forecast in prop::array::uniform9(0..=NUMBER_MAX)) {
             let mut positions = blocks.map(Lsn::of_block);
             positions.sort();
             let [generation, incarnation, epoch, clock, _] = numbers;
             let [checkpoint, durable, end] = positions;
             let state = [ThreadState::Closed, ThreadState::Open, ThreadState::Recovering][usize::from(state) - 1];
             let writer = Writer { thread: ThreadId(64), incarnation: Incarnation(incarnation), epoch: Epoch(epoch) };
-            let control = Control { generation, state, writer, checkpoint, durable, end, end_crc, clock: Scn(clock) };
+            let control = Control { generation, state, writer, checkpoint, durable, end, end_crc, clock: Scn(clock), forecast: Forecast::of(forecast).unwrap() };
             prop_assert_eq!(Control::decode(&control.encode(1, slot), 1, ThreadId(64), slot), Ok(control));
         }
 
         #[test]
-        fn hostile_blocks_with_a_right_checksum_never_panic(bytes in prop::collection::vec(any::<u8>(), 80), from in 4usize..80) {
+        fn hostile_blocks_with_a_right_checksum_never_panic(bytes in prop::collection::vec(any::<u8>(), 152), from in 4usize..152) {
             let mut block = Control::new(ThreadId(1)).encode(1, 0);
-            block[from..80].copy_from_slice(&bytes[from..]);
+            block[from..152].copy_from_slice(&bytes[from..]);
             checksum::seal(&mut block);
             if let Ok(control) = Control::decode(&block, 1, ThreadId(1), 0) {
                 prop_assert!(control.durable >= control.checkpoint && control.checkpoint >= FIRST);

@@ -23,7 +23,7 @@ use super::record::{GROUP_HEADER, Group};
 use crate::base::limits::{LOG_BLOCK, LOG_WRITE_MAX};
 use crate::base::options::LogMode;
 use crate::base::runtime::join_all;
-use crate::base::{Instant, Lsn, Scn, Seams, Writer};
+use crate::base::{Instant, Lsn, PageId, Scn, Seams, Writer};
 use crate::disk::{Buffer, Disk, DiskError, Durability, FileId};
 use crate::page::superblock::RING_AT;
 
@@ -36,9 +36,33 @@ pub enum LogError {
     /// A write of redo failed or is in doubt: the instance must stop and be recovered (rule 14).
     #[error("redo can't be written, the instance stops and must be recovered: {0}")]
     Failed(DiskError),
+    /// The ring is full, and only a person can make room in it. Reading goes on.
+    #[error(
+        "the redo ring of {ring} bytes is full, and nothing can be changed: page {} needs the log from {} on, as it could not be brought up to date or \
+         written ({}). Reading goes on. Put back a whole copy of that page's data file, or mend its disk, and start the instance again; what the \
+         page held can be read with `clusterctl salvage`",
+        held.page, held.position, held.why
+    )]
+    Held {
+        /// Which page, from where on, and why.
+        held: HeldBy,
+        /// The ring, in bytes.
+        ring: u64,
+    },
     /// The log was closed.
     #[error("the redo thread is closed")]
     Closed,
+}
+
+/// A page that keeps the ring from being reused until it is repaired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBy {
+    /// The page.
+    pub page: PageId,
+    /// Its redo starts here.
+    pub position: Lsn,
+    /// Why it can't be written home.
+    pub why: String,
 }
 
 /// There is no room at present: wait with [`LogWriter::wait_for_room`] and try again.
@@ -88,6 +112,8 @@ struct State {
     waiters: VecDeque<(Lsn, oneshot::Sender<Result<(), LogError>>)>,
     /// Checksum of the last block written.
     last_crc: u32,
+    /// What keeps the checkpoint where it is until a person helps.
+    held: Option<HeldBy>,
     ended: Option<LogError>,
     closing: bool,
 }
@@ -173,6 +199,7 @@ impl LogWriter {
             wanted: Lsn(0),
             waiters: VecDeque::new(),
             last_crc: place.start_crc,
+            held: None,
             ended: None,
             closing: false,
         };
@@ -251,7 +278,7 @@ impl LogWriter {
     /// Waits until a group of `bytes` would have room, pressing for writes and an early checkpoint meanwhile. Others may be faster: reserve again.
     ///
     /// # Errors
-    /// The log has ended.
+    /// The log has ended, or there will be no room before a page is repaired ([`LogError::Held`]).
     pub async fn wait_for_room(&self, bytes: usize) -> Result<(), LogError> {
         let worst = worst_case(bytes);
         loop {
@@ -265,6 +292,11 @@ impl LogWriter {
                 }
                 if self.shared.has_room(&state, worst) {
                     return Ok(());
+                }
+                if let Some(held) = &state.held
+                    && !self.shared.ring_takes(&state, worst)
+                {
+                    return Err(LogError::Held { held: held.clone(), ring: self.shared.ring_bytes() });
                 }
                 state.wanted = state.end();
             }
@@ -365,6 +397,22 @@ impl LogWriter {
         state.checkpoint = state.checkpoint.max(checkpoint);
         drop(state);
         self.shared.room.notify_waiters();
+    }
+
+    /// The checkpoint can't move until the page is repaired, or nothing of the kind holds it: whoever waits for room in vain hears it.
+    pub fn hold(&self, held: Option<HeldBy>) {
+        let mut state = self.shared.state.lock();
+        let news = held.is_some() && state.held != held;
+        state.held = held;
+        drop(state);
+        if news {
+            self.shared.room.notify_waiters();
+        }
+    }
+
+    /// Whether a group of `bytes` would have room in the ring once nobody else has any reserved.
+    pub fn ring_takes(&self, bytes: usize) -> bool {
+        self.shared.ring_takes(&self.shared.state.lock(), worst_case(bytes))
     }
 
     /// Makes everything durable and ends the writing task. Returns where the log ends and the last block's checksum.
@@ -471,6 +519,11 @@ impl Shared {
         let asked = state.reserved + worst;
         let in_buffer = state.fill.next_multiple_of(LOG_BLOCK) + asked <= LOG_WRITE_MAX;
         in_buffer && self.used(state) + (asked + 2 * LOG_BLOCK) as u64 <= self.ring_bytes()
+    }
+
+    /// Whether `worst` more bytes of blocks fit into the ring when what others have reserved comes back unused.
+    fn ring_takes(&self, state: &State, worst: usize) -> bool {
+        self.used(state) + (worst + 2 * LOG_BLOCK) as u64 <= self.ring_bytes()
     }
 
     /// What to do now. `spare` replaces the active buffer when that is taken.

@@ -111,6 +111,7 @@ impl Trees {
             Err(TableError::Cache(CacheError::Page(_))) => drop(check.partial.insert(DIRECTORY)),
             Err(other) => return Err(other),
         }
+        check.undo_pages().await?;
         check.space_maps().await?;
         Ok(check.report)
     }

@@ -1,4 +1,14 @@
 //! Column types and values.
+//!
+//! `row` has rows as bytes, `key` values as bytes that sort as they do; `codec` is what they share. Callers: [`super::tables`], SQL.
+
+mod codec;
+pub mod key;
+pub mod row;
+#[cfg(test)]
+mod tests;
+
+pub use codec::{CodecError, SCALE_MAX};
 
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};

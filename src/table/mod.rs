@@ -11,8 +11,8 @@
 //! change groups, so redo repeats them. What this layer doesn't do: transactions, durability (callers force the log), values
 //! over [`crate::base::limits::INLINE_MAX`]. Format: `docs/formats/tree.md`.
 
-mod change;
 pub mod catalog;
+mod change;
 pub mod check;
 pub mod datum;
 mod descend;
@@ -25,6 +25,7 @@ pub mod rows;
 mod scan;
 mod space;
 mod split;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 mod write;

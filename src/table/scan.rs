@@ -31,27 +31,37 @@ pub enum Direction {
 }
 
 /// What is left of a scan.
-struct Position<'r> {
-    low: Bound<&'r [u8]>,
-    high: Bound<&'r [u8]>,
+pub(super) struct Position {
+    low: Bound<Vec<u8>>,
+    high: Bound<Vec<u8>>,
     /// The fence that the scan has come to: going up, the first key not seen; going down, the last key seen or above it.
     fence: Option<Vec<u8>>,
     direction: Direction,
 }
 
-impl Position<'_> {
+/// A scan, leaf by leaf.
+pub(super) struct Walk {
+    tree: TreeId,
+    position: Position,
+    /// Leaves that are being read ahead.
+    ahead: Vec<PageId>,
+    window: usize,
+    done: bool,
+}
+
+impl Position {
     /// The way to the next leaf.
     fn toward(&self) -> Toward<'_> {
         match (self.direction, &self.fence) {
             (Direction::Up, Some(fence)) => Toward::Key(fence),
             (Direction::Down, Some(fence)) => Toward::Below(fence),
-            (Direction::Up, None) => match self.low {
+            (Direction::Up, None) => match &self.low {
                 Bound::Included(key) | Bound::Excluded(key) => Toward::Key(key),
                 Bound::Unbounded => Toward::Key(&[]),
             },
-            (Direction::Down, None) => match self.high {
+            (Direction::Down, None) => match &self.high {
                 Bound::Included(key) => Toward::Key(key),
-                Bound::Excluded([]) => Toward::Key(&[]),
+                Bound::Excluded(key) if key.is_empty() => Toward::Key(&[]),
                 Bound::Excluded(key) => Toward::Below(key),
                 Bound::Unbounded => Toward::Last,
             },
@@ -62,12 +72,12 @@ impl Position<'_> {
     fn slots(&self, leaf: &[u8]) -> std::ops::Range<usize> {
         let before = |key: &[u8]| slotted::search(leaf, key).unwrap_or_else(|slot| slot);
         let behind = |key: &[u8]| slotted::search(leaf, key).map_or_else(|slot| slot, |slot| slot + 1);
-        let mut from = match self.low {
+        let mut from = match &self.low {
             Bound::Included(key) => before(key),
             Bound::Excluded(key) => behind(key),
             Bound::Unbounded => 0,
         };
-        let mut to = match self.high {
+        let mut to = match &self.high {
             Bound::Included(key) => behind(key),
             Bound::Excluded(key) => before(key),
             Bound::Unbounded => slotted::count(leaf),
@@ -87,21 +97,58 @@ impl Position<'_> {
             Direction::Up => {
                 let Some(high) = slotted::high(leaf) else { return false };
                 self.fence = Some(high.to_vec());
-                match self.high {
-                    Bound::Included(key) => high <= key,
-                    Bound::Excluded(key) => high < key,
+                match &self.high {
+                    Bound::Included(key) => high <= &key[..],
+                    Bound::Excluded(key) => high < &key[..],
                     Bound::Unbounded => true,
                 }
             }
             Direction::Down => {
                 let Some(low) = slotted::low(leaf) else { return false };
                 self.fence = Some(low.to_vec());
-                match self.low {
-                    Bound::Included(key) | Bound::Excluded(key) => key < low,
+                match &self.low {
+                    Bound::Included(key) | Bound::Excluded(key) => &key[..] < low,
                     Bound::Unbounded => true,
                 }
             }
         }
+    }
+}
+
+impl Walk {
+    /// A scan of a range of `tree`.
+    pub(super) fn new(tree: TreeId, low: Bound<Vec<u8>>, high: Bound<Vec<u8>>, direction: Direction) -> Walk {
+        let position = Position { low, high, fence: None, direction };
+        Walk { tree, position, ahead: Vec::new(), window: 0, done: false }
+    }
+
+    /// Which way it goes.
+    pub(super) fn direction(&self) -> Direction {
+        self.position.direction
+    }
+
+    /// Copies the next leaf into `leaf`, a page's bytes, and says which of its slots belong to the scan; nothing at the end.
+    pub(super) async fn next(&mut self, trees: &Trees, leaf: &mut [u8]) -> Result<Option<std::ops::Range<usize>>, TableError> {
+        if self.done {
+            return Ok(None);
+        }
+        let shared = &*trees.shared;
+        if self.position.fence.is_some() && self.ahead.pop().is_none() {
+            self.window = (self.window * 2).clamp(4, AHEAD_MAX.min(shared.cache.frames() / 32));
+            self.ahead = trees.next_children(self.tree, &self.position, self.window).await?;
+            shared.cache.read_ahead(&self.ahead).await;
+            // This leaf is the first of them.
+            self.ahead.pop();
+        }
+        let copy = || {
+            let (_, page) = descend(&shared.cache, &shared.roots, self.tree, self.position.toward(), 0)?;
+            leaf.copy_from_slice(&page);
+            Ok::<_, TableError>(())
+        };
+        shared.cache.run(Footprint::Path, copy).await?;
+        let slots = self.position.slots(leaf);
+        self.done = !self.position.advance(leaf);
+        Ok(Some(slots))
     }
 }
 
@@ -117,36 +164,19 @@ impl Trees {
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), TableError> {
-        let shared = &*self.shared;
-        let mut position = Position { low: range.0, high: range.1, fence: None, direction };
+        let mut walk = Walk::new(tree, range.0.map(<[u8]>::to_vec), range.1.map(<[u8]>::to_vec), direction);
         let mut leaf = vec![0; PAGE_SIZE];
-        let mut ahead: Vec<PageId> = Vec::new();
-        let ahead_max = AHEAD_MAX.min(shared.cache.frames() / 32);
-        let mut window = 0;
-        loop {
-            let copy = || {
-                let (_, page) = descend(&shared.cache, &shared.roots, tree, position.toward(), 0)?;
-                leaf.copy_from_slice(&page);
-                Ok::<_, TableError>(())
-            };
-            shared.cache.run(Footprint::Path, copy).await?;
-            let slots = position.slots(&leaf);
+        while let Some(slots) = walk.next(self, &mut leaf).await? {
             let mut show = |slot| visit(slotted::key(&leaf, slot), slotted::value(&leaf, slot));
             let flow = match direction {
                 Direction::Up => slots.into_iter().try_for_each(&mut show),
                 Direction::Down => slots.into_iter().rev().try_for_each(&mut show),
             };
-            if flow.is_break() || !position.advance(&leaf) {
-                return Ok(());
-            }
-            if ahead.pop().is_none() {
-                window = (window * 2).clamp(4, ahead_max);
-                ahead = self.next_children(tree, &position, window).await?;
-                shared.cache.read_ahead(&ahead).await;
-                // This leaf is the first of them.
-                ahead.pop();
+            if flow.is_break() {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Up to `most` keys and values of a range, in order.
@@ -173,7 +203,7 @@ impl Trees {
     }
 
     /// The next leaves of a scan, as far as they have the same parent.
-    async fn next_children(&self, tree: TreeId, position: &Position<'_>, most: usize) -> Result<Vec<PageId>, TableError> {
+    async fn next_children(&self, tree: TreeId, position: &Position, most: usize) -> Result<Vec<PageId>, TableError> {
         let shared = &*self.shared;
         let look = || {
             let (parent, bytes) = match descend(&shared.cache, &shared.roots, tree, position.toward(), 1) {

@@ -1,5 +1,5 @@
 //! Trees under the simulator, against a sorted map.
 
 mod crowd;
-mod harness;
+pub(in crate::table) mod harness;
 mod model;

@@ -1,10 +1,22 @@
-//! L5: transactions: who they are, what they see, whom they wait for.
+//! L5: transactions, as far as no tree is needed: names, slots and undo records as bytes, outcomes, snapshots, waits.
 //!
-//! Callers: `table`, whose rows carry the transaction that changed them.
+//! ```text
+//! ids    names of transactions and undo records        book   outcomes, snapshots, commits in the order of the log
+//! slot   the transaction table on disk                 waits  row queues, table locks, circles
+//! undo   undo records
+//! ```
+//! Callers: `table::rows`, which joins this to trees. Nothing here does I/O or waits with a latch. Protocol:
+//! `docs/protocols/transactions.md`; bytes: `docs/formats/undo.md`.
 
-/// A transaction that has written: redo thread (high 16 bits) and number in it. Zero is "long ago": visible to everyone.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-pub struct TxnId(pub u64);
+pub mod book;
+mod ids;
+mod interrupt;
+pub mod slot;
+pub mod undo;
+pub mod waits;
+
+pub use ids::{TxnId, UndoPtr};
+pub use interrupt::Interrupt;
 
 /// What a transaction's statements see of others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -31,4 +43,16 @@ pub enum TableLock {
     Share,
     /// Changes the table's definition or drops it.
     AccessExclusive,
+}
+
+impl TableLock {
+    /// Whether two transactions can't hold these at once.
+    pub fn excludes(self, other: TableLock) -> bool {
+        use TableLock::{AccessExclusive, AccessShare, RowExclusive, RowShare, Share, ShareUpdateExclusive};
+        match (self.min(other), self.max(other)) {
+            (_, AccessExclusive) => true,
+            (RowExclusive, Share) | (ShareUpdateExclusive, ShareUpdateExclusive | Share) => true,
+            (AccessShare | RowShare | RowExclusive | ShareUpdateExclusive | Share | AccessExclusive, _) => false,
+        }
+    }
 }

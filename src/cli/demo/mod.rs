@@ -23,10 +23,11 @@ use serde::Serialize;
 const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 
 use super::config::Config;
+use super::init::{new_cluster_id, parse_disk};
 use super::{CommandError, on_runtime};
+use crate::base::Seams;
 use crate::base::options::{DiskKind, Options};
 use crate::base::random::Random;
-use crate::base::{ClusterId, Seams};
 use crate::disk::lock;
 use crate::node::store::Store;
 use crate::page::superblock::Shape;
@@ -69,15 +70,6 @@ pub struct Args {
     /// Print one JSON object instead of the table.
     #[arg(long)]
     json: bool,
-}
-
-fn parse_disk(text: &str) -> Result<DiskKind, String> {
-    match text {
-        "auto" => Ok(DiskKind::Auto),
-        "uring" => Ok(DiskKind::Uring),
-        "threads" => Ok(DiskKind::Threads),
-        other => Err(format!("{other:?} is none of auto, uring, threads")),
-    }
 }
 
 /// One kill.
@@ -136,13 +128,6 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
     })
 }
 
-fn new_cluster_id(seams: &Seams) -> ClusterId {
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&seams.random().to_le_bytes());
-    id[8..].copy_from_slice(&seams.random().to_le_bytes());
-    ClusterId(id)
-}
-
 /// The folder of the demonstration, removed at the end unless it is to be kept.
 struct Folder {
     path: PathBuf,
@@ -174,7 +159,7 @@ fn write_config(args: &Args, folder: &Path) -> Result<PathBuf, CommandError> {
     let storage = StoragePaths { redo: vec!["redo.1".into()], data: vec!["data.0".into()] };
     let options = Options { cache_bytes: args.cache_mib << 20, disk: args.disk, checkpoint_interval_ms: 1000, ..Options::default() };
     let file = folder.join("regroup.toml");
-    std::fs::write(&file, toml::to_string(&Config { instance: 1, storage, options })?)?;
+    std::fs::write(&file, toml::to_string(&Config { instance: 1, storage, options, postgres: None })?)?;
     Ok(file)
 }
 

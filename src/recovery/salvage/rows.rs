@@ -126,7 +126,7 @@ impl<'s> Rows<'s> {
                     self.progress.leaves += 1;
                     self.leaf = Some((page, bytes, 0));
                 }
-                Some(Kind::Tree | Kind::Free) | None => {}
+                Some(_) | None => {}
             },
             Err(why) => {
                 let expected = self.map.as_ref().is_some_and(|map| space::used(map, space::bit_of(page)));

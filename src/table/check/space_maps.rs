@@ -1,4 +1,4 @@
-//! The second half of a check: space maps against the pages that were reached.
+//! The second half of a check: undo pages, and space maps against the pages that were reached.
 
 use super::{Check, Finding, Progress};
 use crate::base::limits::{PAGE_SIZE, SPACE_GROUP_PAGES};
@@ -7,10 +7,49 @@ use crate::cache::CacheError;
 use crate::cache::wait::Footprint;
 use crate::page::{PageFault, header, space};
 use crate::table::DIRECTORY;
-use crate::table::error::TableError;
+use crate::table::error::{Damage, TableError};
+use crate::table::rows::UNDO;
 use crate::table::space::{MapState, look_at};
 
 impl<P: FnMut(&Progress)> Check<'_, P> {
+    /// Looks at the undo and slot pages.
+    pub(in crate::table::check) async fn undo_pages(&mut self) -> Result<(), TableError> {
+        let pages = match crate::table::rows::undo_pages(self.trees).await {
+            Ok(pages) => pages,
+            Err(TableError::Damaged { tree, page, damage }) => {
+                self.report.findings.push(Finding::Node { tree, page, damage });
+                self.partial.insert(UNDO);
+                return Ok(());
+            }
+            Err(TableError::Cache(CacheError::Page(_))) => {
+                // Reported when the tree was walked.
+                self.partial.insert(UNDO);
+                return Ok(());
+            }
+            Err(other) => return Err(other),
+        };
+        for (kind, page) in pages {
+            if self.reached.mark(page) {
+                self.report.findings.push(Finding::Twice { tree: UNDO, page });
+            }
+            self.report.pages += 1;
+            match self.copy(page).await {
+                Ok(bytes) if header::of(&bytes).kind == kind as u8 => {}
+                // Given back meanwhile, and in use for something else.
+                Ok(bytes) if header::of(&bytes).version() > self.began => {}
+                Ok(bytes) => {
+                    let damage = Damage::Kind { found: header::of(&bytes).kind };
+                    self.report.findings.push(Finding::Node { tree: UNDO, page, damage });
+                }
+                Err(TableError::Cache(error @ (CacheError::Page(_) | CacheError::Disk(_)))) => {
+                    self.report.findings.push(Finding::Unreadable { tree: UNDO, page, error });
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
     /// Looks at the maps of all groups that were claimed.
     pub(super) async fn space_maps(&mut self) -> Result<(), TableError> {
         let cache = self.trees.shared.cache.clone();

@@ -1,76 +1,66 @@
-//! Rows under transactions: snapshots, changes with undo, savepoints.
+//! Rows under transactions: snapshots, changes with undo, savepoints, rollback of what a crash left.
+//!
+//! ```text
+//! transaction  what callers hold                 undo     applying records: savepoints, rollback, losers
+//! write        one change of one row             space    undo pages and slots: found, taken, given back
+//! read         what a snapshot sees              janitor  deletions taken out, trees dropped, in the background
+//! ```
+//! Callers: `tables`, node. A tree of rows has keys as any tree, and values that begin with a row header ([`crate::txn::undo::RowHeader`]). Protocol:
+//! `docs/protocols/transactions.md`; bytes: `docs/formats/undo.md`. Not here: columns, indexes, catalog.
 
-use std::ops::Bound;
+mod error;
+mod janitor;
+mod load;
+mod read;
+mod space;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod undo;
+mod write;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Direction, TableError, Trees, Write};
-use crate::base::TreeId;
-use crate::txn::{Isolation, TableLock, TxnId};
+pub use error::RowError;
+pub use read::Cursor;
+pub(super) use space::pages as undo_pages;
+pub use transaction::{Savepoint, Transaction};
 
-/// Tells a transaction's waits and scans to stop.
-#[derive(Clone, Default, Debug)]
-pub struct Interrupt {
-    shared: Arc<(AtomicBool, Notify)>,
-}
+use super::Trees;
+use crate::base::limits::INLINE_MAX;
+use crate::base::options::{LogMode, Options};
+use crate::base::{Lsn, Scn, ThreadId, TreeId};
+use crate::redo::LogWriter;
+use crate::txn::book::{Book, Ending};
+use crate::txn::undo::{ROW_HEADER_MAX, RowHeader};
+use crate::txn::waits::Waits;
+pub use crate::txn::{Interrupt, Isolation, TableLock};
+use crate::txn::{TxnId, UndoPtr};
+use space::{Segment, SlotPlace};
 
-impl Interrupt {
-    /// Stops the statement under way at its next wait or page.
-    pub fn set(&self) {
-        self.shared.0.store(true, Ordering::Release);
-        self.shared.1.notify_waiters();
-    }
-
-    /// Forgets an interrupt that came too late.
-    pub fn clear(&self) {
-        self.shared.0.store(false, Ordering::Release);
-    }
-
-    /// Whether it is set.
-    pub fn is_set(&self) -> bool {
-        self.shared.0.load(Ordering::Acquire)
-    }
-}
-
-/// Why an operation on rows failed. Unless said otherwise the transaction can go on after rolling back to a savepoint.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RowError {
-    /// The trees.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// Repeatable read: someone changed the row after this transaction's snapshot. Try the transaction again.
-    #[error("could not serialize access due to concurrent update")]
-    Serialization,
-    /// Transactions waited for each other in a circle; this one is the youngest. Try it again.
-    #[error("deadlock detected: {circle}")]
-    Deadlock {
-        /// Who waits for whom.
-        circle: String,
-    },
-    /// The caller said so, by the [`Interrupt`].
-    #[error("canceled by request")]
-    Cancelled,
-    /// Someone else has the row or table, and the caller didn't want to wait.
-    #[error("could not obtain the lock: it is held by another transaction")]
-    LockNotAvailable,
-    /// The old version was needed, but its undo has been reused.
-    #[error("snapshot too old: undo that it needs has been reused (option undo_bytes_max)")]
-    SnapshotTooOld,
-    /// No free slot.
-    #[error("too many transactions at once: {slots} have changes under way")]
-    TooManyTransactions {
-        /// Slots of the instance.
-        slots: usize,
-    },
-}
+/// The tree that names undo pages and slot pages.
+pub const UNDO: TreeId = TreeId(u32::MAX - 1);
+/// Longest key plus value of a row, in bytes.
+pub const ROW_MAX: usize = INLINE_MAX - ROW_HEADER_MAX;
+/// First number that [`Transaction::create_tree`] gives; those below are for fixed trees.
+pub const FIRST_TREE: TreeId = TreeId(1024);
 
 /// Names a row's version: unchanged as long as nobody wrote the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Version {
     txn: TxnId,
-    undo: u64,
+    undo: UndoPtr,
+}
+
+impl Version {
+    fn of(header: &RowHeader) -> Version {
+        Version { txn: header.txn, undo: header.undo }
+    }
 }
 
 /// A row as a snapshot sees it.
@@ -98,11 +88,12 @@ pub enum Inserted {
 pub enum Changed {
     /// Done; the row's version now.
     Done(Version),
-    /// Read committed: someone changed the row since it was seen. This is what it is now; nothing if it is gone. Decide anew.
+    /// Someone changed the row since it was seen: in read committed anyone, else only this transaction itself. This is what it is now;
+    /// nothing if it is gone. Decide anew.
     Moved(Option<Row>),
 }
 
-/// What to do about a row that another transaction holds.
+/// What to do about a row or table that another transaction holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OnConflict {
     /// Wait for its end.
@@ -112,214 +103,238 @@ pub enum OnConflict {
     NoWait,
 }
 
+/// Counts of what transactions did and hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RowsStatus {
+    /// Transactions with changes whose ends some snapshot may still tell apart.
+    pub transactions: usize,
+    /// Snapshots in use.
+    pub snapshots: usize,
+    /// Transactions that wait for a row or a table.
+    pub waiting: usize,
+    /// Losers of a crash not yet undone.
+    pub losers: usize,
+    /// Undo pages.
+    pub undo_pages: u64,
+    /// Deleted rows not yet taken out.
+    pub garbage: usize,
+}
+
+/// What a transaction holds until its end is published.
+#[derive(Debug)]
+struct Held {
+    slot: Option<SlotPlace>,
+    segment: Option<Segment>,
+    /// Sequence of the first undo page that it wrote.
+    from: u64,
+    garbage: Vec<(TreeId, Vec<u8>)>,
+    drops: Vec<TreeId>,
+    /// Dropped with it.
+    _attachment: Option<transaction::Attachment>,
+}
+
+/// A transaction that a crash left unfinished.
+#[derive(Clone, Copy, Debug)]
+struct Loser {
+    slot: SlotPlace,
+    first: UndoPtr,
+}
+
+struct Shared {
+    trees: Trees,
+    log: LogWriter,
+    thread: ThreadId,
+    book: Arc<Book<Held>>,
+    waits: Waits,
+    slots: Mutex<VecDeque<SlotPlace>>,
+    segments: Mutex<space::Segments>,
+    undo_pages: AtomicU64,
+    undo_pages_max: u64,
+    losers: Mutex<BTreeMap<TxnId, Loser>>,
+    next_tree: AtomicU32,
+    garbage: Mutex<VecDeque<(Scn, Vec<(TreeId, Vec<u8>)>)>>,
+    dropped: Mutex<Vec<TreeId>>,
+    /// Background tasks under way, and the word to stop.
+    background: Arc<Background>,
+}
+
+/// Background tasks of the rows.
+#[derive(Default)]
+struct Background {
+    stop: AtomicBool,
+    running: AtomicU64,
+    wake: Notify,
+    idle: Notify,
+}
+
+/// Counts a background task.
+struct Running(Arc<Background>);
+
+impl Running {
+    fn start(background: &Arc<Background>) -> Running {
+        background.running.fetch_add(1, Ordering::AcqRel);
+        Running(background.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.background.stop.store(true, Ordering::Release);
+        self.background.wake.notify_one();
+    }
+}
+
 /// The rows of all trees, under transactions. Clones share everything.
 #[derive(Clone)]
 pub struct Rows {
-    trees: Trees,
-}
-
-/// A place in a transaction to roll back to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Savepoint {
-    records: u64,
-}
-
-/// A transaction. Dropped without an end, it is rolled back in the background.
-pub struct Transaction {
-    rows: Rows,
-    isolation: Isolation,
-    interrupt: Interrupt,
-}
-
-/// A range of a tree's rows as a transaction's statement sees them, page by page.
-pub struct Cursor {
-    tree: TreeId,
-    low: Bound<Vec<u8>>,
-    high: Bound<Vec<u8>>,
-    direction: Direction,
-    done: bool,
+    shared: Arc<Shared>,
 }
 
 impl Rows {
-    /// Rows over `trees`.
-    pub fn new(trees: Trees) -> Rows {
-        Rows { trees }
+    /// Opens the rows of `trees` for changes: reads the transaction table. What a crash left unfinished is undone in the background; until then
+    /// its rows are locked, and undone at once for whoever waits for them.
+    ///
+    /// # Errors
+    /// [`RowError`].
+    pub async fn open(trees: Trees, options: &Options) -> Result<Rows, RowError> {
+        let found = space::open(&trees).await?;
+        let cache = trees.cache().clone();
+        let log = cache.log().map_err(super::TableError::from)?.clone();
+        let thread = log.writer().thread;
+        let losers: BTreeMap<TxnId, Loser> = found.losers.into_iter().collect();
+        let names: Vec<TxnId> = losers.keys().copied().collect();
+        let book = Arc::new(Book::new(thread, cache.shared.clock.clone(), found.next, &names));
+        let shared = Shared {
+            trees,
+            log,
+            thread,
+            book,
+            waits: Waits::default(),
+            slots: Mutex::new(found.free),
+            undo_pages: AtomicU64::new(found.segments.pages()),
+            segments: Mutex::new(found.segments),
+            undo_pages_max: options.undo_bytes_max / crate::base::limits::PAGE_SIZE as u64,
+            losers: Mutex::new(losers),
+            next_tree: AtomicU32::new(found.next_tree),
+            garbage: Mutex::default(),
+            dropped: Mutex::default(),
+            background: Arc::default(),
+        };
+        let rows = Rows { shared: Arc::new(shared) };
+        if !names.is_empty() {
+            tracing::info!(losers = names.len(), "open; undoing in the background what the crash left unfinished");
+        }
+        rows.start_janitor();
+        rows.start_undoing(names, found.condemned);
+        Ok(rows)
     }
 
     /// The trees below.
     pub fn trees(&self) -> &Trees {
-        &self.trees
+        &self.shared.trees
     }
 
     /// Begins a transaction. It costs nothing until it reads or writes.
     pub fn begin(&self, isolation: Isolation, interrupt: Interrupt) -> Transaction {
-        Transaction { rows: self.clone(), isolation, interrupt }
-    }
-}
-
-impl Transaction {
-    /// The rows that it works on.
-    pub fn rows(&self) -> &Rows {
-        &self.rows
+        Transaction::new(self.clone(), isolation, interrupt)
     }
 
-    /// What it sees.
-    pub fn isolation(&self) -> Isolation {
-        self.isolation
-    }
-
-    /// Whether it has changed anything.
-    pub fn has_written(&self) -> bool {
-        true
-    }
-
-    /// A statement begins: read committed takes a new snapshot, repeatable read its only one at the first statement.
-    pub fn begin_statement(&mut self) {
-        self.interrupt.clear();
-    }
-
-    /// The statement is over: read committed lets go of its snapshot.
-    pub fn end_statement(&mut self) {}
-
-    /// The row of `key`, as the snapshot sees it.
+    /// Waits until every transaction that has begun before this call is over.
     ///
     /// # Errors
-    /// [`RowError`].
-    pub async fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Row>, RowError> {
-        let value = self.rows.trees.get(tree, key).await?;
-        Ok(value.map(|value| Row { key: key.to_vec(), value, version: Version::default() }))
-    }
-
-    /// The rows of a range.
-    pub fn cursor(&self, tree: TreeId, low: Bound<Vec<u8>>, high: Bound<Vec<u8>>, direction: Direction) -> Cursor {
-        Cursor { tree, low, high, direction, done: false }
-    }
-
-    /// Inserts a row; waits for another transaction that has a row of this key under way.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn insert(&mut self, tree: TreeId, key: &[u8], value: &[u8]) -> Result<Inserted, RowError> {
-        if let Some(row) = self.get(tree, key).await? {
-            return Ok(Inserted::Exists(row));
-        }
-        self.rows.trees.apply(&[Write::Put { tree, key, value }]).await?;
-        Ok(Inserted::Done)
-    }
-
-    /// Inserts rows, in ascending order of keys above all in the tree, into a tree that this transaction created and nobody else sees:
-    /// without undo, a page at a time. `frozen`: they become visible to every snapshot with the transaction's commit.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn load(&mut self, tree: TreeId, rows: &[(Vec<u8>, Vec<u8>)], frozen: bool) -> Result<(), RowError> {
-        let _ = frozen;
-        for (key, value) in rows {
-            self.rows.trees.apply(&[Write::Put { tree, key, value }]).await?;
-        }
-        Ok(())
-    }
-
-    /// Gives the row seen as `seen` a new value; waits for another transaction that has it under way.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn update(&mut self, tree: TreeId, key: &[u8], seen: Version, value: &[u8]) -> Result<Changed, RowError> {
-        self.rows.trees.apply(&[Write::Put { tree, key, value }]).await?;
-        Ok(Changed::Done(seen))
-    }
-
-    /// Deletes the row seen as `seen`; waits as [`Transaction::update`] does.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn delete(&mut self, tree: TreeId, key: &[u8], seen: Version) -> Result<Changed, RowError> {
-        self.rows.trees.apply(&[Write::Delete { tree, key }]).await?;
-        Ok(Changed::Done(seen))
-    }
-
-    /// Locks the row seen as `seen` until the end of the transaction.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn lock(&mut self, _tree: TreeId, _key: &[u8], seen: Version, _conflict: OnConflict) -> Result<Changed, RowError> {
-        Ok(Changed::Done(seen))
-    }
-
-    /// Locks a table until the end of the transaction.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn lock_table(&mut self, _table: u32, _mode: TableLock, _conflict: OnConflict) -> Result<(), RowError> {
-        Ok(())
-    }
-
-    /// Makes a tree, with a number that none had before. It is gone when the transaction rolls back.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn create_tree(&mut self) -> Result<TreeId, RowError> {
-        let last = self.rows.trees.trees().await?.last().map_or(1000, |(tree, _)| tree.0);
-        self.rows.trees.create_tree(TreeId(last + 1)).await?;
-        Ok(TreeId(last + 1))
-    }
-
-    /// Drops a tree when the transaction commits.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn drop_tree(&mut self, _tree: TreeId) -> Result<(), RowError> {
-        Ok(())
-    }
-
-    /// This place, to roll back to. Savepoints cost nothing.
-    pub fn savepoint(&self) -> Savepoint {
-        Savepoint { records: 0 }
-    }
-
-    /// Undoes what was done since `savepoint`; row locks taken since fall.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn rollback_to(&mut self, _savepoint: Savepoint) -> Result<(), RowError> {
-        Ok(())
-    }
-
-    /// Makes it all durable and visible.
-    ///
-    /// # Errors
-    /// [`RowError`]: the log has failed, and whether the transaction is committed shows after recovery.
-    pub async fn commit(self) -> Result<(), RowError> {
-        Ok(())
-    }
-
-    /// Undoes it all.
-    ///
-    /// # Errors
-    /// [`RowError`]; what could not be undone now is undone in the background.
-    pub async fn rollback(self) -> Result<(), RowError> {
-        Ok(())
-    }
-}
-
-impl Cursor {
-    /// The next rows, about a page of them; none at the end.
-    ///
-    /// # Errors
-    /// [`RowError`].
-    pub async fn next(&mut self, txn: &Transaction) -> Result<Vec<Row>, RowError> {
-        if self.done {
-            return Ok(Vec::new());
-        }
-        let range = (self.low.as_ref().map(Vec::as_slice), self.high.as_ref().map(Vec::as_slice));
-        let rows = txn.rows.trees.range(self.tree, range, self.direction, 100).await?;
-        self.done = rows.len() < 100;
-        if let Some((last, _)) = rows.last() {
-            match self.direction {
-                Direction::Up => self.low = Bound::Excluded(last.clone()),
-                Direction::Down => self.high = Bound::Excluded(last.clone()),
+    /// [`RowError::Cancelled`].
+    pub async fn wait_for_older(&self, interrupt: &Interrupt) -> Result<(), RowError> {
+        for live in self.shared.book.live() {
+            tokio::select! {
+                biased;
+                () = interrupt.wait() => return Err(RowError::Cancelled),
+                () = live.wait_end() => {}
             }
         }
-        Ok(rows.into_iter().map(|(key, value)| Row { key, value, version: Version::default() }).collect())
+        Ok(())
+    }
+
+    /// Tells how many transactions have changes under way; nobody's any more counts as none.
+    pub fn counter(&self) -> Box<dyn Fn() -> usize + Send + Sync> {
+        let shared = Arc::downgrade(&self.shared);
+        Box::new(move || shared.upgrade().map_or(0, |shared| shared.book.writing() + shared.losers.lock().len()))
+    }
+
+    /// Counts for status displays.
+    pub fn status(&self) -> RowsStatus {
+        let (transactions, snapshots) = self.shared.book.counts();
+        RowsStatus {
+            transactions,
+            snapshots,
+            waiting: self.shared.waits.counts().0,
+            losers: self.shared.losers.lock().len(),
+            undo_pages: self.shared.undo_pages.load(Ordering::Relaxed),
+            garbage: self.shared.garbage.lock().iter().map(|(_, rows)| rows.len()).sum(),
+        }
+    }
+
+    /// Ends the background tasks; what they leave is done after the next opening. Call it before the storage is closed.
+    pub async fn close(&self) {
+        let background = self.shared.background.clone();
+        background.stop.store(true, Ordering::Release);
+        background.wake.notify_one();
+        loop {
+            let idle = background.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if background.running.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Waits until everything before `end` is acknowledgeable, and publishes commits up to there.
+    async fn make_durable(&self, end: Lsn) -> Result<(), RowError> {
+        let durable = match self.shared.log.mode() {
+            LogMode::Commit => {
+                self.shared.log.force(end).await.map_err(|error| super::TableError::Cache(error.into()))?;
+                self.shared.log.durable()
+            }
+            LogMode::Batch | LogMode::None => Lsn(u64::MAX),
+        };
+        self.settle(durable);
+        Ok(())
+    }
+
+    /// Publishes commits up to `durable` and takes back what they held.
+    fn settle(&self, durable: Lsn) {
+        let published = self.shared.book.publish(durable);
+        let mut work = false;
+        for Ending { live, scn, held, committed, .. } in published {
+            if let Some(slot) = held.slot {
+                self.shared.slots.lock().push_back(slot);
+            }
+            if let Some(segment) = held.segment {
+                self.shared.segments.lock().give_back(segment, held.from, scn);
+            }
+            if committed && !held.garbage.is_empty() {
+                self.shared.garbage.lock().push_back((scn, held.garbage));
+                work = true;
+            }
+            if committed && !held.drops.is_empty() {
+                self.shared.dropped.lock().extend(held.drops);
+                work = true;
+            }
+            if let Some(live) = live {
+                self.shared.waits.ended(&live);
+            }
+        }
+        if work {
+            self.shared.background.wake.notify_one();
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::base::options::LogMode;
 use crate::base::sim::Sim;
 use crate::base::{ClusterId, Epoch, Incarnation, Seams, ThreadId, Writer};
-use crate::cache::checkpoint::Checkpointer;
+use crate::cache::checkpoint::{CheckpointSetup, Checkpointer};
 use crate::cache::double_write::DoubleWrite;
 use crate::cache::{Cache, CacheSetup, LocalGrants};
 use crate::disk::memory::{MemoryDisk, MemoryMedia};
@@ -18,17 +18,18 @@ use crate::page::volume::{StoragePaths, Volume};
 use crate::redo::LogWriter;
 use crate::redo::block::LogIdentity;
 use crate::redo::control::{Control, ControlFile, ThreadState};
+use crate::redo::forecast::Means;
 use crate::redo::writer::LogPlace;
 use crate::table::Trees;
 
 /// What a test store is made from.
 #[derive(Clone, Copy)]
-pub(super) struct Plan {
-    pub(super) frames: usize,
-    pub(super) data_files: u16,
-    pub(super) data_pages: u64,
-    pub(super) grow: bool,
-    pub(super) mode: LogMode,
+pub(in crate::table) struct Plan {
+    pub(in crate::table) frames: usize,
+    pub(in crate::table) data_files: u16,
+    pub(in crate::table) data_pages: u64,
+    pub(in crate::table) grow: bool,
+    pub(in crate::table) mode: LogMode,
 }
 
 impl Default for Plan {
@@ -38,14 +39,14 @@ impl Default for Plan {
 }
 
 /// The store and what must live as long.
-pub(super) struct Store {
-    pub(super) trees: Trees,
-    pub(super) cache: Cache,
-    pub(super) _checkpointer: Checkpointer,
+pub(in crate::table) struct Store {
+    pub(in crate::table) trees: Trees,
+    pub(in crate::table) cache: Cache,
+    pub(in crate::table) _checkpointer: Checkpointer,
 }
 
 /// A new store on what `open` opens: once to make the files, once to use them.
-pub(super) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Disk>, plan: Plan) -> Store {
+pub(in crate::table) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Disk>, plan: Plan) -> Store {
     let thread = ThreadId(1);
     let paths = StoragePaths {
         redo: vec![PathBuf::from("redo1")],
@@ -92,14 +93,24 @@ pub(super) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Disk>, plan:
     let cache = Cache::new(setup);
     cache.open_for_changes(log.clone());
     cache.start_page_writer(DoubleWrite::new(disk, file, volume.tag(), thread));
-    let checkpointer = Checkpointer::start(cache.clone(), log, control_file, control, Duration::from_secs(5), None);
+    let means = Means { log_bytes: 0, part_pages: 1 };
+    let checkpointer = Checkpointer::start(CheckpointSetup {
+        cache: cache.clone(),
+        log,
+        file: control_file,
+        control,
+        interval: Duration::from_secs(5),
+        recovery_time_target: None,
+        means,
+        on_checkpoint: None,
+    });
     Trees::bootstrap(cache.clone(), thread).await.unwrap();
     let trees = Trees::open(cache.clone(), thread).await.unwrap();
     Store { trees, cache, _checkpointer: checkpointer }
 }
 
 /// Runs `test` on a new store in a simulation of `seed`.
-pub(super) fn simulate<F: Future<Output = ()>>(seed: u64, plan: Plan, test: impl FnOnce(Arc<Store>) -> F) {
+pub(in crate::table) fn simulate<F: Future<Output = ()>>(seed: u64, plan: Plan, test: impl FnOnce(Arc<Store>) -> F) {
     let sim = Sim::new(seed);
     let media = MemoryMedia::new(seed);
     let open = || Arc::new(MemoryDisk::new(&media, sim.runtime())) as Arc<dyn Disk>;

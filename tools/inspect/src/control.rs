@@ -55,15 +55,22 @@ async fn slots(store: &Store, out: &mut Output, print: bool) -> Result<BTreeMap<
 }
 
 fn show_slot(thread: ThreadId, slot: u8, control: &Control, out: &mut Output) {
-    let Control { generation, state, writer, checkpoint, durable, end, end_crc, clock } = control;
+    let Control { generation, state, writer, checkpoint, durable, end, end_crc, clock, forecast } = control;
+    let (rates, foretold) = (forecast.rates, forecast.foretold);
     let end_text = if *state == ThreadState::Open { "open".to_string() } else { format!("{end} (crc {end_crc:08x})") };
     let text = format!(
-        "control {thread} slot {slot}: generation {generation}, {state}, {} {}, checkpoint {checkpoint}, durable {durable}, end {end_text}, clock {clock}",
-        writer.incarnation, writer.epoch
+        "control {thread} slot {slot}: generation {generation}, {state}, {} {}, checkpoint {checkpoint}, durable {durable}, end {end_text}, clock {clock}, \
+         recovery foretold {:.3} s",
+        writer.incarnation,
+        writer.epoch,
+        foretold.total_us as f64 / 1e6,
     );
     let object = json!({
         "control": thread.0, "slot": slot, "generation": generation, "state": state.to_string(), "incarnation": writer.incarnation.0,
         "epoch": writer.epoch.0, "checkpoint": checkpoint.0, "durable": durable.0, "end": end.0, "end_crc": end_crc, "clock": clock.0,
+        "scan_bytes_per_second": rates.scan_bytes, "read_pages_per_second": rates.read_pages, "apply_bytes_per_second": rates.apply_bytes,
+        "restore_us": rates.restore_us, "open_us": rates.open_us, "foretold_us": foretold.total_us, "foretold_pages": foretold.pages,
+        "foretold_at": foretold.position, "recovery_time_target_ms": foretold.target_ms,
     });
     out.fact(&text, object);
 }

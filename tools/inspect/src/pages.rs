@@ -92,7 +92,7 @@ pub(crate) async fn show_one(store: &Store, args: &PageArgs, out: &mut Output) -
 /// The body of a page that verified.
 fn describe(bytes: &[u8], cells: bool) -> (String, Value) {
     match header::of(bytes).kind() {
-        Some(Kind::Tree) => {
+        Some(Kind::Tree | Kind::Slots | Kind::Undo) => {
             let show = |key: Option<&[u8]>| key.map(|key| key.escape_ascii().to_string());
             let (low, high, count) = (show(slotted::low(bytes)), show(slotted::high(bytes)), slotted::count(bytes));
             let (level, right, free) = (slotted::level(bytes), slotted::right(bytes), slotted::free(bytes));
@@ -124,6 +124,7 @@ fn describe(bytes: &[u8], cells: bool) -> (String, Value) {
 #[derive(Default)]
 struct Seen {
     tree: u64,
+    undo: u64,
     space: u64,
     free: u64,
     blank: u64,
@@ -149,13 +150,13 @@ pub(crate) async fn verify_all(store: &Store, evidence: &Evidence, out: &mut Out
     for (number, at, pages) in files {
         walk.file(number, at, pages, out).await;
     }
-    let Seen { tree, space, free, blank, mendable, bad, bytes } = walk.seen;
+    let Seen { tree, undo, space, free, blank, mendable, bad, bytes } = walk.seen;
     let rate = bytes as f64 / 1e6 / walk.started.elapsed().as_secs_f64().max(1e-9);
     let text = format!(
-        "pages: {tree} tree, {space} space maps, {free} free, {blank} never written, {mendable} torn with a double-write image, {bad} bad; {rate:.0} MB/s"
+        "pages: {tree} tree, {undo} undo, {space} space maps, {free} free, {blank} never written, {mendable} torn with a double-write image, {bad} bad; {rate:.0} MB/s"
     );
     let object = json!({
-        "pages": bytes / PAGE_SIZE as u64, "tree": tree, "space": space, "free": free, "blank": blank, "mendable": mendable, "bad": bad,
+        "pages": bytes / PAGE_SIZE as u64, "tree": tree, "undo": undo, "space": space, "free": free, "blank": blank, "mendable": mendable, "bad": bad,
         "mb_per_second": rate.round(),
     });
     out.summary(&text, object);
@@ -232,6 +233,7 @@ impl Walk<'_> {
         let stamp = header::of(bytes);
         match stamp.kind() {
             Some(Kind::Tree) => self.seen.tree += 1,
+            Some(Kind::Slots | Kind::Undo) => self.seen.undo += 1,
             Some(Kind::Space) => {
                 self.seen.space += 1;
                 self.map = Some(bytes.to_vec());

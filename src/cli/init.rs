@@ -1,0 +1,251 @@
+//! `clusterctl init`: a new cluster in one directory.
+//!
+//! ```text
+//! mark the directory as unfinished -> make and fill the storage files -> take the mark away -> put the configuration in place
+//! ```
+//! Only the last step makes it a cluster. When a step fails, all that was made is removed again; when the command itself is killed, the
+//! mark stays and lets the next one remove the remains: what lies beside a mark was never used.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args as ClapArgs;
+
+use super::layout::ClusterDir;
+use super::size::{parse_size, show_size};
+use super::template::{self, Chosen};
+use super::{CommandError, on_runtime};
+use crate::base::options::{DiskKind, Options};
+use crate::base::{ClusterId, Seams};
+use crate::disk::Disk;
+use crate::node::store::Store;
+use crate::page::superblock::Shape;
+use crate::page::volume::StoragePaths;
+
+/// The port of instance 1, unless another is asked for.
+const PORT: u16 = 7432;
+
+/// What to make.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// Instances that the cluster is for. This version makes clusters of one.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    instances: u16,
+    /// Redo ring of each instance: a multiple of 1 MiB, at least 8 MiB. A longer ring lets checkpoints be rarer.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    ring_size: u64,
+    /// Page cache of each instance, at least 2 MiB; can be changed later in the configuration.
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = parse_size)]
+    cache: u64,
+    /// Data files, 1 to 1024: their number can't be changed later.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    data_files: u16,
+    /// First length of each data file, at least 512 KiB; it grows as needed.
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
+    data_size: u64,
+    /// Where PostgreSQL clients find instance 1. Port 0: any free one, shown by `clusterctl status`.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)))]
+    listen: SocketAddr,
+    /// Disk driver: auto, uring, threads.
+    #[arg(long, default_value = "auto", value_parser = parse_disk)]
+    disk: DiskKind,
+}
+
+/// A disk driver by its name.
+///
+/// # Errors
+/// There is none of that name.
+pub fn parse_disk(text: &str) -> Result<DiskKind, String> {
+    match text {
+        "auto" => Ok(DiskKind::Auto),
+        "uring" => Ok(DiskKind::Uring),
+        "threads" => Ok(DiskKind::Threads),
+        other => Err(format!("{other:?} is none of auto, uring, threads")),
+    }
+}
+
+/// Makes the cluster.
+///
+/// # Errors
+/// There is one already, an argument is out of range, or something can't be made; then nothing is left behind.
+pub fn run(dir: Option<PathBuf>, args: &Args) -> Result<bool, CommandError> {
+    if args.instances != 1 {
+        let why = "this version makes clusters of one instance: there is no coherence between several yet";
+        return Err(format!("--instances is {}, but must be 1: {why}", args.instances).into());
+    }
+    let options = Options { cache_bytes: args.cache, disk: args.disk, ..Options::default() };
+    options.validate().map_err(|error| format!("--cache: {error}"))?;
+    shape(args, ClusterId([0; 16]), 0).validate()?;
+    let made = on_runtime(args.disk, async |seams, disk| {
+        let mut making = Making::begin(ClusterDir::named(dir)?)?;
+        making.everything(args, &seams, disk).await?;
+        making.keep()
+    })?;
+    tell(&made, args);
+    Ok(true)
+}
+
+fn shape(args: &Args, cluster: ClusterId, created_ms: u64) -> Shape {
+    Shape {
+        cluster,
+        threads: args.instances,
+        data_files: args.data_files,
+        ring_bytes: args.ring_size,
+        data_bytes: args.data_size,
+        grow: true,
+        created_ms,
+    }
+}
+
+/// Draws a cluster's id.
+pub(super) fn new_cluster_id(seams: &Seams) -> ClusterId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&seams.random().to_le_bytes());
+    id[8..].copy_from_slice(&seams.random().to_le_bytes());
+    ClusterId(id)
+}
+
+/// A cluster in the making; dropped before it is kept, it is removed.
+struct Making {
+    cluster: ClusterDir,
+    /// The directories that weren't there before, outermost first.
+    directories: Vec<PathBuf>,
+    /// Locked while this lives, so that nobody takes it for what a killed init left.
+    mark: Option<File>,
+    /// The configuration, complete, under another name.
+    written: Option<PathBuf>,
+    kept: bool,
+}
+
+impl Making {
+    /// Makes sure that nothing is there, and says that something is being made.
+    fn begin(cluster: ClusterDir) -> Result<Making, CommandError> {
+        let shown = cluster.path().display().to_string();
+        let mut making = Making { cluster, directories: Vec::new(), mark: None, written: None, kept: false };
+        let cluster = making.cluster.clone();
+        if cluster.config_file().exists() {
+            return Err(format!("there is a cluster in {shown} already; it was not touched").into());
+        }
+        making.make_directory(cluster.path())?;
+        let unfinished = cluster.unfinished_file();
+        let can_not = |error: std::io::Error| format!("can't write {}: {error}", unfinished.display());
+        let remains = unfinished.exists();
+        let mark = File::options().write(true).create(true).truncate(false).open(&unfinished).map_err(can_not)?;
+        mark.try_lock().map_err(|_| format!("another `clusterctl init` is at work in {shown}"))?;
+        making.mark = Some(mark);
+        if remains {
+            eprintln!("an earlier init in {shown} was cut off: what it left is removed");
+            making.remove_storage();
+        }
+        if cluster.storage().exists() {
+            // Not ours: a cluster that lost its configuration, perhaps.
+            let what = "has no regroup.toml, but storage files: restore the configuration, or move them away";
+            return Err(format!("{shown} {what}; nothing was touched").into());
+        }
+        Ok(making)
+    }
+
+    /// Makes a directory and those above it, as far as they aren't there.
+    fn make_directory(&mut self, path: &Path) -> Result<(), CommandError> {
+        let missing: Vec<PathBuf> =
+            path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).map(Path::to_path_buf).collect();
+        for directory in missing.into_iter().rev() {
+            let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
+            made.map_err(|error| format!("can't make {}: {error}", directory.display()))?;
+            self.directories.push(directory);
+        }
+        if path.is_dir() { Ok(()) } else { Err(format!("{} is no directory", path.display()).into()) }
+    }
+
+    async fn everything(&mut self, args: &Args, seams: &Seams, disk: Arc<dyn Disk>) -> Result<(), CommandError> {
+        self.make_directory(&self.cluster.storage())?;
+        self.make_directory(self.cluster.instance(1).path())?;
+        let redo: Vec<String> = (1..=args.instances).map(|number| format!("storage/redo.{number}")).collect();
+        let data: Vec<String> = (0..args.data_files).map(|number| format!("storage/data.{number}")).collect();
+        let paths_of = |files: &[String]| files.iter().map(|file| self.cluster.path().join(file)).collect();
+        let paths = StoragePaths { redo: paths_of(&redo), data: paths_of(&data) };
+        let shape = shape(args, new_cluster_id(seams), seams.wall_ms());
+        Store::create(seams.clone(), disk, &paths, shape).await?;
+        let mut options = vec![("cache_bytes", args.cache.to_string())];
+        if args.disk != DiskKind::Auto {
+            options.push(("disk", toml::Value::try_from(args.disk)?.to_string()));
+        }
+        let text = template::render(&Chosen { cluster: shape.cluster.to_string(), redo, data, options: &options, listen: args.listen });
+        let written = self.cluster.config_file().with_extension("toml.new");
+        self.written = Some(written.clone());
+        let mut file = File::create(&written)?;
+        let wrote = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        wrote.map_err(|error| format!("can't write {}: {error}", written.display()).into())
+    }
+
+    /// The last step: from here on it is a cluster.
+    fn keep(mut self) -> Result<ClusterDir, CommandError> {
+        let cluster = self.cluster.clone();
+        let written = self.written.take().ok_or("the configuration wasn't written")?;
+        // Files made so far must not be lost behind a configuration that is durable; and the mark goes first, as what lies beside it may be removed.
+        sync_directory(&cluster.storage())?;
+        std::fs::remove_file(cluster.unfinished_file())?;
+        let renamed = std::fs::rename(&written, cluster.config_file());
+        renamed.map_err(|error| format!("can't make {}: {error}", cluster.config_file().display()))?;
+        self.kept = true;
+        sync_directory(cluster.path())?;
+        for directory in &self.directories {
+            sync_directory(directory.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        }
+        Ok(cluster)
+    }
+
+    fn remove_storage(&self) {
+        for path in [self.cluster.storage(), self.cluster.instance(1).path().into()] {
+            complain(&path, std::fs::remove_dir_all(&path));
+        }
+        let half_written = self.cluster.config_file().with_extension("toml.new");
+        complain(&half_written, std::fs::remove_file(&half_written));
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if self.mark.is_some() {
+            if self.directories.contains(&self.cluster.storage()) {
+                self.remove_storage();
+            }
+            let mark = self.cluster.unfinished_file();
+            complain(&mark, std::fs::remove_file(&mark));
+        }
+        for directory in self.directories.iter().rev().filter(|directory| directory.exists()) {
+            complain(directory, std::fs::remove_dir(directory));
+        }
+    }
+}
+
+/// Says what could not be cleaned up; what isn't there needs no cleaning.
+fn complain(path: &Path, outcome: std::io::Result<()>) {
+    match outcome {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            eprintln!("{} could not be removed: {error}; remove it by hand", path.display());
+        }
+        _ => {}
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<(), CommandError> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| format!("can't make {} durable: {error}", path.display()).into())
+}
+
+fn tell(cluster: &ClusterDir, args: &Args) {
+    let shown = cluster.path().display();
+    println!("made a cluster of {} instance in {shown}", args.instances);
+    println!("  redo ring {}, page cache {}, {} data file(s)", show_size(args.ring_size), show_size(args.cache), args.data_files);
+    println!("  configuration: {} (explains itself)", cluster.config_file().display());
+    println!("  {}", super::WHO_MAY_ENTER);
+    println!("next: clusterctl --dir {shown} start");
+}

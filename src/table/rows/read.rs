@@ -1,0 +1,162 @@
+//! What a snapshot sees: single rows and ranges.
+
+use std::ops::Bound;
+
+use super::{Row, RowError, Rows, Transaction, Version};
+use crate::base::limits::PAGE_SIZE;
+use crate::base::{Scn, TreeId};
+use crate::cache::wait::Footprint;
+use crate::page::slotted;
+use crate::table::Direction;
+use crate::table::descend::{Toward, descend};
+use crate::table::scan::Walk;
+use crate::txn::TxnId;
+use crate::txn::book::Outcome;
+use crate::txn::undo::RowHeader;
+
+/// Looks at a row again before its history is said to be gone.
+const LOOKS_MAX: u32 = 1000;
+
+/// Whether a version is seen.
+enum Sight {
+    Seen,
+    Hidden,
+    /// Its transaction was undone since the row was read.
+    Again,
+}
+
+/// What is known of a row after a look at its leaf.
+enum Look {
+    /// This is what the snapshot sees.
+    Sure(Option<(Version, Vec<u8>)>),
+    /// The version in the leaf isn't seen.
+    Hidden(Vec<u8>),
+    Again,
+}
+
+/// Who looks, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Eyes {
+    pub(super) me: Option<TxnId>,
+    pub(super) snapshot: Scn,
+}
+
+/// A range of a tree's rows as a transaction's statement sees them, page by page.
+pub struct Cursor {
+    tree: TreeId,
+    walk: Walk,
+    leaf: Box<[u8]>,
+}
+
+impl Rows {
+    #[inline]
+    fn sight(&self, tree: TreeId, txn: TxnId, eyes: Eyes) -> Result<Sight, RowError> {
+        if self.shared.book.is_settled(txn) || eyes.me == Some(txn) {
+            return Ok(Sight::Seen);
+        }
+        match self.shared.book.outcome(txn) {
+            Outcome::Everyone => Ok(Sight::Seen),
+            Outcome::Committed(scn) if scn <= eyes.snapshot => Ok(Sight::Seen),
+            Outcome::Committed(_) | Outcome::Active(_) | Outcome::Loser => Ok(Sight::Hidden),
+            Outcome::RolledBack => Ok(Sight::Again),
+            Outcome::Foreign => Err(RowError::Foreign { tree, txn }),
+        }
+    }
+
+    fn look(&self, tree: TreeId, row: &[u8], eyes: Eyes) -> Result<Look, RowError> {
+        let (header, value) = RowHeader::of(row).map_err(|fault| RowError::Damaged { tree, fault })?;
+        Ok(match self.sight(tree, header.txn, eyes)? {
+            Sight::Seen => Look::Sure((!header.deleted).then(|| (Version::of(&header), value.to_vec()))),
+            Sight::Hidden => Look::Hidden(row.to_vec()),
+            Sight::Again => Look::Again,
+        })
+    }
+
+    /// What the snapshot sees of the row of `key`.
+    pub(super) async fn visible(&self, tree: TreeId, key: &[u8], eyes: Eyes) -> Result<Option<(Version, Vec<u8>)>, RowError> {
+        let shared = &*self.shared.trees.shared;
+        for _ in 0..LOOKS_MAX {
+            let once = || {
+                let (_, leaf) = descend(&shared.cache, &shared.roots, tree, Toward::Key(key), 0)?;
+                match slotted::search(&leaf, key) {
+                    Err(_) => Ok(Look::Sure(None)),
+                    Ok(slot) => self.look(tree, slotted::value(&leaf, slot), eyes),
+                }
+            };
+            let look = shared.cache.run(Footprint::Path, once).await?;
+            if let Some(found) = self.history(tree, look, eyes).await? {
+                return Ok(found);
+            }
+        }
+        Err(RowError::SnapshotTooOld)
+    }
+
+    /// Goes back through undo to the version that is seen; nothing when the row must be looked at again.
+    async fn history(&self, tree: TreeId, mut look: Look, eyes: Eyes) -> Result<Option<Option<(Version, Vec<u8>)>>, RowError> {
+        loop {
+            let row = match look {
+                Look::Sure(found) => return Ok(Some(found)),
+                Look::Again => return Ok(None),
+                Look::Hidden(row) => row,
+            };
+            let (header, _) = RowHeader::of(&row).map_err(|fault| RowError::Damaged { tree, fault })?;
+            if !header.undo.is_some() {
+                return Ok(Some(None));
+            }
+            let record = self.record(header.undo, header.txn).await?;
+            let before = match record.map(|record| record.action) {
+                Some(super::space::OwnedAction::Row { before, .. }) => before,
+                Some(_) | None => {
+                    return match self.shared.book.outcome(header.txn) {
+                        Outcome::Committed(_) | Outcome::Everyone => Err(RowError::SnapshotTooOld),
+                        // Undone since.
+                        Outcome::RolledBack | Outcome::Active(_) | Outcome::Loser | Outcome::Foreign => Ok(None),
+                    };
+                }
+            };
+            let Some(before) = before else { return Ok(Some(None)) };
+            look = self.look(tree, &before, eyes)?;
+        }
+    }
+}
+
+impl Cursor {
+    pub(super) fn new(tree: TreeId, low: Bound<Vec<u8>>, high: Bound<Vec<u8>>, direction: Direction) -> Cursor {
+        Cursor { tree, walk: Walk::new(tree, low, high, direction), leaf: vec![0; PAGE_SIZE].into_boxed_slice() }
+    }
+
+    /// The next rows, about a page of them; none at the end.
+    ///
+    /// # Errors
+    /// [`RowError`].
+    pub async fn next(&mut self, txn: &Transaction) -> Result<Vec<Row>, RowError> {
+        let (rows, eyes) = (txn.rows(), txn.eyes());
+        while let Some(slots) = self.walk.next(rows.trees(), &mut self.leaf).await? {
+            txn.check_interrupt()?;
+            let mut found = Vec::with_capacity(slots.len());
+            let (first, count) = (slots.start, slots.len());
+            for at in 0..count {
+                let slot = match self.walk.direction() {
+                    Direction::Up => first + at,
+                    Direction::Down => first + count - 1 - at,
+                };
+                let key = slotted::key(&self.leaf, slot);
+                let look = rows.look(self.tree, slotted::value(&self.leaf, slot), eyes)?;
+                let seen = match look {
+                    Look::Sure(seen) => seen,
+                    hidden => match rows.history(self.tree, hidden, eyes).await? {
+                        Some(seen) => seen,
+                        None => rows.visible(self.tree, key, eyes).await?,
+                    },
+                };
+                if let Some((version, value)) = seen {
+                    found.push(Row { key: key.to_vec(), value, version });
+                }
+            }
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(Vec::new())
+    }
+}

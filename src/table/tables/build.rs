@@ -1,0 +1,208 @@
+//! Indexes and primary keys over rows that are there, within a transaction.
+//!
+//! Building sees every committed row, so it takes a new snapshot once it has the table's lock; an old snapshot that must be kept (repeatable read) can
+//! build only over a table that the same transaction has made. What is built is visible to each snapshot with the commit; who reads an
+//! index asks [`Tables::readable`] first.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::attachment::own;
+use super::define::{IndexSpec, KeySpec, positions, primary_key_id, relation_id};
+use super::sort::{SortError, Sorter};
+use super::{Duplicate, Tables, TablesError, entry};
+use crate::base::TreeId;
+use crate::table::Direction;
+use crate::table::catalog::{self, Index, IndexState, Named, PrimaryKey, Table};
+use crate::table::datum::key::{decode_key, encode_part};
+use crate::table::datum::row::decode_column;
+use crate::table::datum::{Datum, Type};
+use crate::table::rows::{OnConflict, ROW_MAX, Row, Transaction};
+use crate::txn::{Isolation, TableLock};
+
+/// What to say about a key that came twice.
+fn twice(table: &Table, constraint: &str, columns: &[u16], error: SortError) -> TablesError {
+    let key = match error {
+        SortError::Twice(key) => key,
+        SortError::Tables(error) => return error,
+    };
+    match decode_key(&key, &table.types(columns)) {
+        Ok((values, _)) => {
+            let duplicate: Duplicate = entry::duplicate(table, constraint, columns, values, Vec::new());
+            TablesError::Duplicate { table: table.name.clone(), duplicate: Box::new(duplicate) }
+        }
+        Err(error) => TablesError::codec(table, error),
+    }
+}
+
+impl Tables {
+    /// Makes sure that the next scan of `table`, which is locked, sees every committed row.
+    fn see_all(txn: &mut Transaction, table: &Table, what: &'static str) -> Result<(), TablesError> {
+        if own(txn).is_some_and(|own| own.trees.contains(&table.tree)) {
+            return Ok(());
+        }
+        if txn.isolation() == Isolation::RepeatableRead {
+            return Err(TablesError::NeedsReadCommitted { what });
+        }
+        txn.end_statement();
+        txn.begin_statement();
+        Ok(())
+    }
+
+    /// A new tree with the entries of `index`.
+    async fn entries(&self, txn: &mut Transaction, table: &Table, index: &Index) -> Result<TreeId, TablesError> {
+        let mut sorter = Sorter::new(self);
+        let mut cursor = txn.cursor(table.tree, Bound::Unbounded, Bound::Unbounded, Direction::Up);
+        loop {
+            let rows = cursor.next(txn).await?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in rows {
+                let entry = entry::entry_of_value(table, index, &row.value, &row.key)?;
+                let pushed = sorter.push(txn, entry.key, entry.value).await;
+                pushed.map_err(|error| twice(table, &index.name, &index.columns, error))?;
+            }
+        }
+        sorter.finish(txn).await.map_err(|error| twice(table, &index.name, &index.columns, error))
+    }
+
+    /// An index as `spec` says, without its tree and number.
+    pub(super) async fn draft_index(&self, txn: &Transaction, table: &Table, spec: &IndexSpec) -> Result<Index, TablesError> {
+        let columns = positions(table, &spec.columns)?;
+        let name = match &spec.name {
+            Some(name) => name.clone(),
+            None => self.free_name(txn, &format!("{}_{}_idx", table.name, spec.columns.join("_")), &BTreeSet::new()).await?,
+        };
+        Ok(Index { id: 0, name, tree: TreeId(0), columns, unique: spec.unique, state: IndexState::Building })
+    }
+
+    /// Makes an index over the rows that are there; nobody else writes the table until the transaction is over.
+    ///
+    /// # Errors
+    /// [`TablesError::DuplicateRelation`], [`TablesError::UndefinedTable`], [`TablesError::UndefinedColumn`],
+    /// [`TablesError::Duplicate`], [`TablesError::EntryTooLarge`], [`TablesError::NeedsReadCommitted`], [`TablesError::Row`].
+    pub async fn create_index(&self, txn: &mut Transaction, spec: &IndexSpec) -> Result<Index, TablesError> {
+        let table = self.open(txn, &spec.table, TableLock::Share, OnConflict::Wait).await?;
+        Self::see_all(txn, &table, "CREATE INDEX")?;
+        let mut index = self.draft_index(txn, &table, spec).await?;
+        if self.relation(txn, &index.name).await?.is_some() {
+            return Err(TablesError::DuplicateRelation { name: index.name });
+        }
+        index.tree = self.entries(txn, &table, &index).await?;
+        index.id = relation_id(index.tree);
+        index.state = IndexState::Ready;
+        self.touch(txn, table.id);
+        self.take_name(txn, &index.name, Named::Index { table: table.id, index: index.id }).await?;
+        catalog::put_index(txn, table.id, &index).await?;
+        Ok(index)
+    }
+
+    /// Builds an index anew, also one that was left incomplete or disagrees with its table.
+    ///
+    /// # Errors
+    /// [`TablesError::UndefinedIndex`], [`TablesError::IsPrimaryKey`]; as [`Tables::create_index`].
+    pub async fn reindex(&self, txn: &mut Transaction, name: &str) -> Result<(), TablesError> {
+        let (table, place) = self.open_index(txn, name, TableLock::AccessExclusive).await?;
+        Self::see_all(txn, &table, "REINDEX")?;
+        self.rebuild(txn, &table, &table.indexes[place]).await.map(drop)
+    }
+
+    /// Builds all secondary indexes of a table anew.
+    ///
+    /// # Errors
+    /// As [`Tables::reindex`].
+    pub async fn reindex_table(&self, txn: &mut Transaction, name: &str) -> Result<(), TablesError> {
+        let table = self.open(txn, name, TableLock::AccessExclusive, OnConflict::Wait).await?;
+        Self::see_all(txn, &table, "REINDEX")?;
+        for index in &table.indexes {
+            self.rebuild(txn, &table, index).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives `index` a new tree with the entries of `table`'s rows.
+    async fn rebuild(&self, txn: &mut Transaction, table: &Table, index: &Index) -> Result<Index, TablesError> {
+        let tree = self.entries(txn, table, index).await?;
+        self.touch(txn, table.id);
+        let rebuilt = Index { tree, state: IndexState::Ready, ..index.clone() };
+        catalog::put_index(txn, table.id, &rebuilt).await?;
+        self.drop_tree(txn, index.tree).await?;
+        Ok(rebuilt)
+    }
+
+    /// Gives a table a primary key: its rows move to a new tree in the key's order, its indexes are built anew.
+    ///
+    /// # Errors
+    /// [`TablesError::SecondPrimaryKey`], [`TablesError::NotNull`], [`TablesError::Duplicate`], [`TablesError::RowTooLarge`]; as
+    /// [`Tables::create_index`].
+    pub async fn add_primary_key(&self, txn: &mut Transaction, table: &str, spec: &KeySpec) -> Result<Arc<Table>, TablesError> {
+        let old = self.open(txn, table, TableLock::AccessExclusive, OnConflict::Wait).await?;
+        if old.key.is_some() {
+            return Err(TablesError::SecondPrimaryKey { table: old.name.clone() });
+        }
+        Self::see_all(txn, &old, "ALTER TABLE ADD PRIMARY KEY")?;
+        let columns = positions(&old, &spec.columns)?;
+        let name = match &spec.name {
+            Some(name) => name.clone(),
+            None => self.free_name(txn, &format!("{}_pkey", old.name), &BTreeSet::new()).await?,
+        };
+        if self.relation(txn, &name).await?.is_some() {
+            return Err(TablesError::DuplicateRelation { name });
+        }
+        let mut table = (*old).clone();
+        columns.iter().for_each(|position| table.columns[usize::from(*position)].not_null = true);
+        table.tree = self.clustered(txn, &old, &name, &columns).await?;
+        self.touch(txn, table.id);
+        let id = primary_key_id(table.tree);
+        self.take_name(txn, &name, Named::PrimaryKey { table: table.id }).await?;
+        for position in &columns {
+            catalog::put_column(txn, &table, *position).await?;
+        }
+        table.key = Some(PrimaryKey { name, id, columns });
+        catalog::put_table(txn, &table).await?;
+        self.drop_tree(txn, old.tree).await?;
+        for place in 0..table.indexes.len() {
+            table.indexes[place] = self.rebuild(txn, &table, &table.indexes[place].clone()).await?;
+        }
+        Ok(Arc::new(table))
+    }
+
+    /// A new tree with the rows of `table` in the order of `columns`.
+    async fn clustered(&self, txn: &mut Transaction, table: &Table, constraint: &str, columns: &[u16]) -> Result<TreeId, TablesError> {
+        let types = table.types(columns);
+        let mut sorter = Sorter::new(self);
+        let mut cursor = txn.cursor(table.tree, Bound::Unbounded, Bound::Unbounded, Direction::Up);
+        loop {
+            let rows = cursor.next(txn).await?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in rows {
+                let key = new_key(table, &row, columns, &types)?;
+                let bytes = key.len() + row.value.len();
+                if bytes > ROW_MAX {
+                    return Err(TablesError::RowTooLarge { table: table.name.clone(), bytes, most: ROW_MAX });
+                }
+                let pushed = sorter.push(txn, key, row.value).await;
+                pushed.map_err(|error| twice(table, constraint, columns, error))?;
+            }
+        }
+        sorter.finish(txn).await.map_err(|error| twice(table, constraint, columns, error))
+    }
+}
+
+/// The key that `row` has in the order of `columns`, none of which may be null.
+fn new_key(table: &Table, row: &Row, columns: &[u16], types: &[Type]) -> Result<Vec<u8>, TablesError> {
+    let mut key = Vec::with_capacity(16);
+    for (position, ty) in columns.iter().zip(types) {
+        let position = usize::from(*position);
+        let datum = decode_column(&row.value, &table.columns, position).map_err(|error| TablesError::codec(table, error))?;
+        if datum == Datum::Null {
+            return Err(TablesError::ContainsNull { table: table.name.clone(), column: table.columns[position].name.clone() });
+        }
+        encode_part(&datum, *ty, &mut key).map_err(|error| TablesError::codec(table, error))?;
+    }
+    Ok(key)
+}
