@@ -246,7 +246,7 @@ impl AggregateRef {
             Kind::SumInterval | Kind::AvgInterval => {
                 let value = Interval::from_datum(value)?;
                 *state = match state {
-                    State::Interval(sum, count) => State::Interval(sum.add(value)?, *count + 1),
+                    State::Interval(sum, count) => State::Interval(sum.plus(value)?, *count + 1),
                     _ => State::Interval(value, 1),
                 };
                 Ok(())

@@ -62,7 +62,7 @@ impl Interval {
     }
 
     /// Part by part.
-    pub fn add(self, other: Interval) -> Result<Interval, SqlError> {
+    pub fn plus(self, other: Interval) -> Result<Interval, SqlError> {
         let months = self.months.checked_add(other.months);
         let days = self.days.checked_add(other.days);
         let micros = self.micros.checked_add(other.micros);

@@ -161,14 +161,14 @@ fn day(fields: &Fields, context: &Context<'_>) -> Result<i32, Bad> {
     if !(1..=12).contains(&month) {
         return Err(Bad::Order);
     }
-    if day < 1 || day > 31 {
+    if !(1..=31).contains(&day) {
         return Err(Bad::Order);
     }
     if day > calendar::month_days(year, month) {
         return Err(Bad::Field);
     }
     // Far outside of all types: whoever asked reports it as out of range.
-    if year > 5_874_897 || year < -4713 {
+    if !(-4713..=5_874_897).contains(&year) {
         return Ok(i32::MIN);
     }
     Ok(calendar::days(year, month, day))
