@@ -1,9 +1,9 @@
-//! Regular expressions as `~` has them: POSIX extended ones with the common escapes, matched by Thompson's construction with captured
-//! nothing: time is at most pattern times text, whatever the pattern.
+//! Regular expressions as `~` has them: POSIX extended ones with the common escapes, matched by Thompson's construction: time is at most
+//! pattern times text, whatever the pattern. Groups capture nothing.
 //!
-//! What there is: literals, `.`, `[...]` with ranges, negation and `[:class:]`, `( )`, `(?: )`, `|`, `* + ? {m,n}` (also non-greedy, which for
-//! "does it match" is the same), `^ $ \A \Z \m \M \y \d \w \s \D \W \S` and escaped characters. Refused (0A000): back references and
-//! lookahead.
+//! What there is: literals, `.`, `[...]` with ranges, negation and `[:class:]`, `( )`, `(?: )`, `|`, `* + ? {m,n}` (also non-greedy,
+//! which for "does it match" is the same), `^ $ \A \Z \m \M \y \d \w \s \D \W \S` and escaped characters. Refused (0A000): back references
+//! and lookahead.
 
 use super::pattern::{simple_lower, simple_upper};
 use super::{SqlError, fail};

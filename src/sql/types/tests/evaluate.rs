@@ -102,13 +102,7 @@ fn walk(expression: &Expr, context: &Context<'_>) -> Result<Typed, SqlError> {
             cast(value(expr)?, type_of(&data_type.to_string())?, CastContext::Explicit, context)
         }
         Expr::UnaryOp { op: UnaryOperator::Not, expr } => Ok(from_bool(boolean(value(expr)?, "NOT", context)?.map(|b| !b))),
-        // As PostgreSQL's grammar does: the sign belongs to the number, so -2147483648 is an integer.
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } if matches!(&**expr, Expr::Value(literal) if matches!(literal.value, Value::Number(..))) => {
-            match &**expr {
-                Expr::Value(literal) => number(&format!("-{}", literal.value), context),
-                _ => fail("42601", "number"),
-            }
-        }
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } if is_number(expr) => number(&format!("-{expr}"), context),
         Expr::UnaryOp { op, expr } => {
             let operand = value(expr)?;
             call(resolve_operator(&op.to_string(), None, operand.0)?, vec![operand], context)
@@ -162,6 +156,11 @@ fn walk(expression: &Expr, context: &Context<'_>) -> Result<Typed, SqlError> {
         Expr::Case { operand, conditions, else_result, .. } => case(operand.as_deref(), conditions, else_result.as_deref(), context),
         other => tests(other, context),
     }
+}
+
+/// As PostgreSQL's grammar does: a sign before a number belongs to it, so -2147483648 is an integer.
+fn is_number(expression: &Expr) -> bool {
+    matches!(expression, Expr::Value(literal) if matches!(literal.value, Value::Number(..)))
 }
 
 fn like(name: &str, left: &Expr, pattern: &Expr, escape: Option<&Expr>, context: &Context<'_>) -> Result<Typed, SqlError> {
