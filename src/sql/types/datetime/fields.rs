@@ -203,6 +203,13 @@ pub fn date_part_timestamp(name: &str, moment: i64, ty: SqlType, east_seconds: i
 
 /// `date_part` of an interval.
 pub fn date_part_interval(name: &str, span: Interval) -> Result<Datum, SqlError> {
+    if field(name, SqlType::Interval)? == Field::Epoch {
+        // In doubles and in PostgreSQL's order, so that the last digit is the same.
+        let day = 86_400.0;
+        let years = 365.25 * day * f64::from(span.months / 12);
+        let months = 30.0 * day * f64::from(span.months % 12);
+        return Ok(Datum::Float8(span.micros as f64 / 1e6 + years + months + day * f64::from(span.days)));
+    }
     as_float(Some(extract_interval(name, span)?))
 }
 
