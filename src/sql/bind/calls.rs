@@ -11,7 +11,7 @@ use crate::sql::plan::expr::Aggregator;
 use crate::sql::plan::{AggregateCall, Expr, Plan, SetFunction, Subplan, Wanted};
 use crate::sql::types::aggregate::is_aggregate;
 use crate::sql::types::cast::find_cast;
-use crate::sql::types::{CastContext, SqlType, resolve_aggregate, resolve_function};
+use crate::sql::types::{CastContext, Datum, SqlType, resolve_aggregate, resolve_function};
 
 /// Where positions of aggregates begin, until groups are known.
 pub(super) const AGGREGATES: usize = 1 << 40;
@@ -80,6 +80,12 @@ impl Binder<'_> {
                 let (args, ty) = self.unified(args, "COALESCE")?;
                 return Ok(Typed { expr: Expr::Coalesce(args), ty });
             }
+            ("pg_typeof", 1) => {
+                let ty = args.first().map_or(SqlType::Unknown, |arg| arg.ty);
+                return Ok(Typed { expr: Expr::Const(Datum::Int8(i64::from(ty.oid()))), ty: SqlType::Regtype });
+            }
+            ("currval", 1) => return self.waiting(Wanted::CurrentValue, args, &[SqlType::Regclass], SqlType::INT8),
+            ("lastval", 0) => return self.waiting(Wanted::CurrentValue, args, &[], SqlType::INT8),
             ("nextval", 1) => return self.waiting(Wanted::NextValue, args, &[SqlType::Regclass], SqlType::INT8),
             ("setval", 2) => return self.waiting(Wanted::SetValue, args, &[SqlType::Regclass, SqlType::INT8], SqlType::INT8),
             ("setval", 3) => {

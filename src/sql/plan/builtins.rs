@@ -292,8 +292,6 @@ static ALL: &[Function] = &[
         Datum::Text(name) => Ok(names::parse_type(name, false, &[], false).map_or(Datum::Null, |ty| Datum::Int8(i64::from(ty.oid())))),
         _ => Ok(Datum::Null),
     }),
-    volatile("currval", &[SqlType::Regclass], INT8, |args, env| sequence::current(Some(&args[0]), env.world)),
-    volatile("lastval", &[], INT8, |_, env| sequence::current(None, env.world)),
     volatile("pg_cancel_backend", &[INT4], BOOL, |args, env| stop(args, env, Stop::Cancel)),
     volatile("pg_terminate_backend", &[INT4], BOOL, |args, env| stop(args, env, Stop::Terminate)),
     volatile("pg_advisory_unlock_all", &[], SqlType::Void, |_, _| text("")),
