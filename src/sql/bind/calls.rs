@@ -6,7 +6,7 @@ use super::names::{Scope, parts};
 use super::{Binder, Typed};
 use crate::sql::arrays;
 use crate::sql::error::SqlError;
-use crate::sql::plan::builtins::Builtin;
+use crate::sql::plan::builtins::{Builtin, JSON_BUILD_OBJECT};
 use crate::sql::plan::expr::Aggregator;
 use crate::sql::plan::{AggregateCall, Expr, Plan, SetFunction, Subplan, Wanted};
 use crate::sql::types::aggregate::is_aggregate;
@@ -96,6 +96,14 @@ impl Binder<'_> {
                 return Err(SqlError::unsupported("a set-returning function inside an expression", "Call it in FROM, or alone as a column."));
             }
             _ => {}
+        }
+        if name == "json_build_object" && args.len() % 2 == 0 {
+            let mut given = Vec::with_capacity(args.len());
+            for arg in args {
+                let ty = if arg.ty == SqlType::Unknown { SqlType::TEXT } else { arg.ty };
+                given.push(self.coerce(arg, ty, CastContext::Implicit)?);
+            }
+            return Ok(Typed { expr: Expr::Builtin(Builtin(&JSON_BUILD_OBJECT), given), ty: SqlType::TEXT });
         }
         if let Some(found) = self.builtin(name, &args)? {
             return Ok(found);
