@@ -89,10 +89,7 @@ impl Session {
             self.world.catalog = known;
             return Ok(stamp);
         }
-        txn.begin_statement();
-        let tables = shared.tables.tables(txn).await;
-        txn.end_statement();
-        let tables = tables?;
+        let tables = shared.tables.tables(txn).await?;
         // Whoever changed it in between makes this state a good one of no stamp.
         let stamp = stamp.filter(|stamp| shared.tables.stamp(txn) == Some(*stamp));
         let catalog = Arc::new(Snapshot::new(stamp, tables));
