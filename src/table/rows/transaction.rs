@@ -277,7 +277,7 @@ impl Transaction {
     /// [`RowError`].
     pub async fn create_tree(&mut self) -> Result<TreeId, RowError> {
         let rows = self.rows.clone();
-        let tree = TreeId(rows.shared.next_tree.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let tree = rows.new_tree_number().await?;
         // First the record: a crash in between leaves a record of a tree that isn't there, not a tree that nobody knows.
         let number = self.note(tree, Action::MadeTree).await?;
         rows.shared.trees.create_tree(tree).await?;
