@@ -59,6 +59,15 @@ pub const OPTIONS: &[Explained] = &[
         range: "5 to 80",
     },
     Explained {
+        name: "recovery_time_target_ms",
+        meaning: &[
+            "Longest time that recovery after a crash may be predicted to take, in milliseconds; 0 for any. Pages are written early enough for it,",
+            "as far as the disk manages; commits are not slowed down for it. The prediction comes from rates measured on this machine.",
+        ],
+        default: "10000",
+        range: "0, or 500 to 3600000",
+    },
+    Explained {
         name: "double_write",
         meaning: &[
             "Whether pages go through the double-write area, which mends pages that a power failure tore:",

@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_log_that_does_not_fit_into_memory_is_read_twice() {
-        let (fits, does_not) = (predict(700 << 20, 0), predict(720 << 20, 0));
+        let (fits, does_not) = (predict(680 << 20, 0), predict(690 << 20, 0));
         assert!(does_not.redo - fits.redo > does_not.scan, "{fits:?} {does_not:?}");
         assert!(
             predict(600 << 20, 40_000).redo > predict(600 << 20, 0).redo + predict(600 << 20, 0).scan,
