@@ -1,11 +1,22 @@
-//! Shared parts of the cluster tests: scenarios, checkers, the faulty FUSE disk.
+//! Shared parts of the cluster tests: scenarios, checkers, servers to talk to, the faulty FUSE disk.
 
+pub mod commands;
+pub mod conversation;
+pub mod differential;
 pub mod disk_suite;
+pub mod endpoint;
 pub mod fuse_disk;
 mod fuse_gate;
 pub mod fuzz;
+pub mod identities;
+pub mod isolation;
 pub mod model;
+pub mod pgbench;
+pub mod postgres;
+pub mod regroup;
 pub mod samples;
 pub mod seeds;
+pub mod stock;
+pub mod wire;
 pub mod workload;
 pub mod world;

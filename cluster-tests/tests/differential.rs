@@ -1,0 +1,65 @@
+//! The same statements on PostgreSQL 15 and on Regroup have the same answers (issue 3, item 12).
+//!
+//! 2000 statements in CI, in scripts of 100; `REGROUP_SQL_STATEMENTS` sets another number.
+
+use std::time::Duration;
+
+use cluster_tests::differential::run::{Pair, Tally};
+use cluster_tests::isolation::arena::Crashable;
+use cluster_tests::postgres::Postgres;
+use cluster_tests::regroup::{Regroup, Setup};
+use cluster_tests::{seeds, test_named};
+
+/// Statements of one script.
+const SCRIPT: u64 = 100;
+
+fn statements() -> u64 {
+    std::env::var("REGROUP_SQL_STATEMENTS").ok().map_or(2000, |text| text.parse().expect("REGROUP_SQL_STATEMENTS is a number"))
+}
+
+/// PostgreSQL against itself: the generator only writes what has one right answer, and covers what it should.
+#[test]
+fn postgres_agrees_with_itself() {
+    let (one, two) = (Postgres::start(), Postgres::start());
+    let (reference, subject) = (one.endpoint(), two.endpoint());
+    let pair = Pair { reference: &reference, subject: &subject };
+    let mut tally = Tally::default();
+    let seeds = seeds::asked_for().map_or(0..statements() / SCRIPT / 2, |seed| seed..seed + 1);
+    for seed in seeds {
+        if let Err(difference) = pair.generated(seed, SCRIPT, &mut tally) {
+            panic!("seed {seed}: PostgreSQL differs from itself\n{}", pair.shrunk(*difference, SCRIPT));
+        }
+    }
+    println!("{tally:?}");
+}
+
+/// A difference is found, and what is shown is short: the subject is a PostgreSQL that writes dates otherwise.
+#[test]
+fn a_difference_is_found_and_shrunk() {
+    let (one, two) = (Postgres::start(), Postgres::start());
+    let (reference, subject) = (one.endpoint(), two.endpoint());
+    subject.wire(Duration::from_secs(10)).unwrap().rows("ALTER ROLE regroup SET DateStyle = 'German'").unwrap();
+    let pair = Pair { reference: &reference, subject: &subject };
+    let difference = (0..20).find_map(|seed| pair.generated(seed, SCRIPT, &mut Tally::default()).err()).expect("it shows");
+    let before = difference.steps.len();
+    let shrunk = pair.shrunk(*difference, SCRIPT);
+    assert!(shrunk.steps.len() <= 4, "{} steps of {before} are left:\n{shrunk}", shrunk.steps.len());
+    assert_ne!(shrunk.expected, shrunk.found);
+}
+
+#[test]
+fn regroup_answers_as_postgres_does() {
+    let postgres = Postgres::start();
+    let mut regroup = Regroup::start(Setup::default());
+    let (reference, subject) = (postgres.endpoint(), regroup.endpoint());
+    let pair = Pair { reference: &reference, subject: &subject };
+    let tally = std::cell::RefCell::new(Tally::default());
+    test_named!("regroup_answers_as_postgres_does").seeds(statements() / SCRIPT, |seed| {
+        if let Err(difference) = pair.generated(seed, SCRIPT, &mut tally.borrow_mut()) {
+            panic!("a script of {} steps ends in different answers; shrunk:\n{}", difference.steps.len(), pair.shrunk(*difference, SCRIPT));
+        }
+    });
+    println!("{:?}", tally.borrow());
+    regroup.stop();
+    regroup.verify();
+}
