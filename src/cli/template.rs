@@ -90,6 +90,12 @@ pub const OPTIONS: &[Explained] = &[
         default: "67108864",
         range: "16777216 (16 MiB) to 2^40",
     },
+    Explained {
+        name: "undo_bytes_max",
+        meaning: &["Undo kept for snapshots, in bytes: beyond it the oldest is used again, and old snapshots may get an error."],
+        default: "4294967296",
+        range: "1048576 (1 MiB) to 2^50",
+    },
     Explained { name: "recovery_workers", meaning: &["Parallel redo jobs; 0 is one per processor core."], default: "0", range: "0 to 256" },
 ];
 
