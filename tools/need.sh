@@ -1,5 +1,5 @@
 # Sourced by the scripts here: what a machine lacks is installed by package name where we are root and there is apt, else named.
-need() { # command, Debian package that has it
+need() { # command or absolute path of a program, Debian package that has it
     command -v "$1" >/dev/null && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "$1 is missing: installing package $2"

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::wire;
+use crate::{postgres, wire};
 
 /// How to reach it.
 #[derive(Clone, Debug)]
@@ -86,9 +86,13 @@ impl Endpoint {
         }
     }
 
-    /// A stock program (`psql`, `pgbench`) that is to talk to this server: told by the environment, deaf to the user's own files.
+    /// A stock program of PostgreSQL 15 (`psql`, `pgbench`) that is to talk to this server: told by the environment, deaf to the user's own
+    /// files.
+    ///
+    /// # Panics
+    /// PostgreSQL 15 isn't installed.
     pub fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(name);
+        let mut command = Command::new(postgres::programs().join(name));
         match &self.listener {
             Listener::Unix(folder, port) => command.env("PGHOST", folder).env("PGPORT", port.to_string()),
             Listener::Tcp(port) => command.env("PGHOST", "127.0.0.1").env("PGPORT", port.to_string()),

@@ -53,7 +53,7 @@ pub fn init(endpoint: &Endpoint, scale: u32) {
         .program("pgbench")
         .args(["-i", "-s", &scale.to_string(), "-q"])
         .output()
-        .expect("pgbench can be run: package postgresql-contrib");
+        .expect("pgbench can be run: it is part of package postgresql-15");
     assert!(made.status.success(), "pgbench -i: {}", said(&made));
 }
 
@@ -75,7 +75,7 @@ impl Run {
         let mut command = endpoint.program("pgbench");
         command.args(["-n", "-M", mode, "-c", &clients.to_string(), "-j", "2", "-T", &seconds.to_string()]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Run { child: child.expect("pgbench can be run: package postgresql-contrib") }
+        Run { child: child.expect("pgbench can be run: it is part of package postgresql-15") }
     }
 
     /// Waits for its end, which comes by itself when the server is gone; how many transactions were acknowledged, and what it said.

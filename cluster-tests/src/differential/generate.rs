@@ -217,6 +217,9 @@ impl Generator {
     }
 
     fn wrong(&mut self) -> Draft {
+        if self.random.chance(0.15) {
+            return Draft::new(wrong::misused(&mut self.random), Access::Nothing);
+        }
         let table = if self.schema.tables.is_empty() { None } else { Some(self.random.pick(&self.schema.tables).clone()) };
         let text = wrong::statement(&mut self.random, table.as_ref());
         let mut sql = Sql::new(self.random.chance(0.4));

@@ -3,6 +3,7 @@
 use regroup::base::Random;
 
 use super::schema::Table;
+use super::sql::Sql;
 
 /// One of the errors around a table; needs no rows in it.
 fn around(random: &mut Random, table: &Table) -> String {
@@ -119,4 +120,35 @@ pub fn statement(random: &mut Random, table: Option<&Table>) -> String {
         (5, _) => random.pick(&TRANSACTIONAL).to_string(),
         _ => random.pick(&ALONE).to_string(),
     }
+}
+
+/// The extended protocol misused, or used as few do: statements with parameters that don't fit them.
+pub fn misused(random: &mut Random) -> Sql {
+    // Statement, declared types, parameters: format and value.
+    type Case = (&'static str, &'static [u32], &'static [(i16, Option<&'static [u8]>)]);
+    const CASES: [Case; 20] = [
+        ("SELECT $1::int4", &[], &[(0, Some(b"x"))]),
+        ("SELECT $1::int4", &[], &[(0, Some(b" 7 "))]),
+        ("SELECT $1::int4", &[], &[(1, Some(b"abc"))]),
+        ("SELECT $1::int4", &[], &[(1, Some(b"abcde"))]),
+        ("SELECT $1::int4", &[], &[(1, None)]),
+        ("SELECT $1::int4", &[], &[(0, Some(b"1")), (0, Some(b"2"))]),
+        ("SELECT $1::int4 + $2::int4", &[], &[(0, Some(b"1"))]),
+        ("SELECT $1::int4", &[], &[]),
+        ("SELECT $1", &[], &[(0, Some(b"a"))]),
+        ("SELECT $1 AS a, $1 AS b", &[25], &[(1, Some(b"a"))]),
+        ("SELECT $2::int4", &[], &[(0, Some(b"1")), (0, Some(b"2"))]),
+        ("SELECT $1::text", &[], &[(0, Some(b"\xff\xfe"))]),
+        ("SELECT $1::text", &[], &[(0, Some(b"a\0b"))]),
+        ("SELECT $1::bool", &[], &[(1, Some(b"\x02"))]),
+        ("SELECT $1::uuid", &[], &[(1, Some(b"short"))]),
+        ("SELECT $1::int4", &[], &[(7, Some(b"1"))]),
+        ("SELECT 1; SELECT 2", &[], &[]),
+        ("SELECT $1::int2", &[20], &[(1, Some(&[0, 0, 0, 0, 0, 1, 0, 0]))]),
+        ("SELECT $1 + 1", &[], &[(0, Some(b"41"))]),
+        ("SELECT $1::date", &[], &[(0, Some(b"2024-02-30"))]),
+    ];
+    let (text, types, parameters) = *random.pick(&CASES);
+    let parameters: Vec<_> = parameters.iter().map(|(format, value)| (*format, value.map(<[u8]>::to_vec))).collect();
+    Sql { text: text.into(), parameterised: true, types: types.to_vec(), parameters }
 }

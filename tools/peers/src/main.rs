@@ -44,8 +44,8 @@ struct Arguments {
     /// What to measure; all when left out.
     #[arg(long, value_enum)]
     figure: Vec<Figure>,
-    /// Which two to compare.
-    #[arg(long, value_enum, value_delimiter = ',', num_args = 2, default_values_t = [Kind::Postgres, Kind::Regroup])]
+    /// Which two to compare, with a comma between.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Postgres, Kind::Regroup])]
     sides: Vec<Kind>,
     /// Runs of each side.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
@@ -151,6 +151,9 @@ fn show(numbers: &Numbers) -> Value {
 }
 
 fn go(arguments: &Arguments) -> Result<(), String> {
+    if arguments.sides.len() != 2 {
+        return Err(format!("--sides names {}, but must name two, as in postgres,regroup", arguments.sides.len()));
+    }
     let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::Builder::new().prefix("peers-").tempdir_in(&parent).map_err(|error| format!("{}: {error}", parent.display()))?;
     // PostgreSQL's user must get in.
@@ -221,7 +224,8 @@ mod tests {
         let arguments = Arguments::try_parse_from(["peers", "--sides", "postgres,postgres", "--figure", "tpcb-8", "--pg-option", "a=b"]);
         let arguments = arguments.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!((arguments.sides.len(), arguments.figures()), (2, vec![Figure::Tpcb8]));
-        assert!(Arguments::try_parse_from(["peers", "--sides", "postgres"]).is_err());
+        let one = Arguments::try_parse_from(["peers", "--sides", "postgres"]).unwrap_or_else(|error| panic!("{error}"));
+        assert!(go(&one).unwrap_err().contains("must name two"));
         assert!(Arguments::try_parse_from(["peers", "--pg-option", "a"]).is_err());
     }
 }
