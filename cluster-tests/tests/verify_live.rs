@@ -224,7 +224,7 @@ async fn offline(seams: &Seams, paths: &StoragePaths) -> (Summary, Vec<Finding>)
 
 #[test]
 fn an_index_that_disagrees_with_its_table_is_found_live_and_offline() {
-    let live = async |_, store: Arc<Store>, _| {
+    let live = async |_: Seams, store: Arc<Store>, _: StoragePaths| {
         let tables = Tables::new(store.rows().clone());
         let table = people(&tables).await;
         let mut heard = Heard::default();
@@ -245,7 +245,7 @@ fn an_index_that_disagrees_with_its_table_is_found_live_and_offline() {
 
 #[test]
 fn a_check_of_sound_files_is_clean_and_writes_nothing() {
-    let live = async |_, store: Arc<Store>, _| drop(people(&Tables::new(store.rows().clone())).await);
+    let live = async |_: Seams, store: Arc<Store>, _: StoragePaths| drop(people(&Tables::new(store.rows().clone())).await);
     with_store_and_files(DiskKind::Threads, live, async |seams, paths| {
         let (summary, findings) = offline(&seams, &paths).await;
         assert!(summary.clean && findings.is_empty(), "{findings:?}");
