@@ -355,7 +355,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
 
     /// Ends a round: its implicit transaction, then ReadyForQuery.
     async fn round(&mut self) -> Result<(), End> {
-        if let Err(error) = watch(&mut self.stream.line, &*self.stopper, pin!(self.session.sync())).await {
+        let ended = watch(&mut self.stream.line, &*self.stopper, pin!(self.session.sync())).await;
+        if let Err(error) = ended {
             self.error(&error)?;
         }
         if self.session.status() == TransactionStatus::Idle {
