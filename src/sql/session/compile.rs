@@ -89,7 +89,10 @@ impl Session {
             self.world.catalog = known;
             return Ok(stamp);
         }
-        let tables = shared.tables.tables(txn).await?;
+        txn.begin_statement();
+        let tables = shared.tables.tables(txn).await;
+        txn.end_statement();
+        let tables = tables?;
         // Whoever changed it in between makes this state a good one of no stamp.
         let stamp = stamp.filter(|stamp| shared.tables.stamp(txn) == Some(*stamp));
         let catalog = Arc::new(Snapshot::new(stamp, tables));
