@@ -34,7 +34,9 @@ impl SqlError {
 
     /// 0A000: what Regroup doesn't do, with a hint at what to do instead.
     pub fn unsupported(what: impl fmt::Display, hint: impl Into<String>) -> SqlError {
-        SqlError::new("0A000", format!("{what} is not supported")).hint(hint)
+        let what = what.to_string();
+        let several = what.ends_with('s') && !what.ends_with("ss") && what.starts_with(|c: char| c.is_ascii_lowercase());
+        SqlError::new("0A000", format!("{what} {} not supported", if several { "are" } else { "is" })).hint(hint)
     }
 
     /// With a detail.

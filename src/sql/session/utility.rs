@@ -55,6 +55,8 @@ impl Session {
                 }
                 let mut params = Vec::with_capacity(types.len());
                 let sql = portal.sql();
+                self.refresh_catalog().await?;
+                self.transaction().begin_statement();
                 for (argument, ty) in arguments.iter().zip(types) {
                     let bound = bind::bind_constant(&sql, argument, ty, &self.world)?;
                     params.push(self.value_of(&bound).await?);
@@ -204,6 +206,7 @@ impl Session {
         }
         let conflict = if nowait { OnConflict::NoWait } else { OnConflict::Wait };
         let tables = self.engine.shared.tables.clone();
+        self.refresh_catalog().await?;
         for name in names {
             tables.open(self.transaction(), name, mode, conflict).await.map_err(|error| match SqlError::from(error) {
                 error if error.code == "55P03" => SqlError::new("55P03", format!("could not obtain lock on relation \"{name}\"")),
