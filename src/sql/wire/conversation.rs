@@ -26,7 +26,7 @@ use crate::sql::session::TransactionStatus;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Capacity that the buffer of a message's body keeps.
-const KEEP: usize = 128 << 10;
+const KEEP: usize = 32 << 10;
 
 /// What stops a message's work.
 pub(super) enum Trouble {

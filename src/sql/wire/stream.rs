@@ -23,7 +23,7 @@ const READ: usize = 8 << 10;
 const BUSY_READ: usize = 64 << 10;
 
 /// Capacity that an empty buffer keeps.
-const KEEP: usize = 2 * BUSY_READ;
+const KEEP: usize = BUSY_READ / 2;
 
 /// What a connection's patience ran out with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
