@@ -7,7 +7,6 @@
 //! - Statements without a name live until the next one or a Query; portals until the end of their transaction.
 
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ use crate::sql::session::TransactionStatus;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Capacity that the buffer of a message's body keeps.
-const KEEP: usize = 128 << 10;
+const KEEP: usize = 32 << 10;
 
 /// What stops a message's work.
 pub(super) enum Trouble {
@@ -230,7 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
             self.stream.out.empty_query();
         }
         for statement in &statements {
-            let mut portal = watch(&mut self.stream.line, &*self.stopper, pin!(self.session.start(statement))).await?;
+            let mut portal = watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.start(statement))).await?;
             if let Some(columns) = P::portal_columns(&portal) {
                 self.stream.out.columns(Some(columns), P::portal_formats(&portal));
             }
@@ -247,7 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
             return Err(refused("42P05", format!("prepared statement \"{name}\" already exists")));
         }
         self.statements.remove(name);
-        let statement = watch(&mut self.stream.line, &*self.stopper, pin!(self.session.prepare(sql, types))).await?;
+        let statement = watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.prepare(sql, types))).await?;
         self.statements.insert(name.into(), statement);
         self.stream.out.parse_complete();
         Ok(())
@@ -260,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         } else if self.portals.contains_key(bind.portal) {
             return Err(refused("42P03", format!("cursor \"{}\" already exists", bind.portal)));
         }
-        let binding = pin!(self.session.portal(statement, &bind.params, &bind.param_formats, &bind.result_formats));
+        let binding = Box::pin(self.session.portal(statement, &bind.params, &bind.param_formats, &bind.result_formats));
         let portal = watch(&mut self.stream.line, &*self.stopper, binding).await?;
         self.portals.insert(bind.portal.into(), portal);
         self.stream.out.bind_complete();
@@ -300,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
     /// Says how an execution ended, after what the session had to remark.
     async fn done(&mut self, done: Done<P::Copy>) -> Result<(), Trouble> {
         let done = match done {
-            Done::CopyIn { copy, columns } => Done::Complete(self.copy_in(copy, columns).await?),
+            Done::CopyIn { copy, columns } => Done::Complete(Box::pin(self.copy_in(copy, columns)).await?),
             other => other,
         };
         self.notices();
@@ -355,7 +354,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
 
     /// Ends a round: its implicit transaction, then ReadyForQuery.
     async fn round(&mut self) -> Result<(), End> {
-        if let Err(error) = watch(&mut self.stream.line, &*self.stopper, pin!(self.session.sync())).await {
+        let ended = watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.sync())).await;
+        if let Err(error) = ended {
             self.error(&error)?;
         }
         if self.session.status() == TransactionStatus::Idle {
@@ -387,11 +387,11 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin, P: Port>(
     let mut left = max_rows;
     stream.out.take_rows();
     loop {
-        let step = watch(&mut stream.line, stopper, pin!(session.execute(portal, left, &mut stream.out))).await;
+        let step = watch(&mut stream.line, stopper, Box::pin(session.execute(portal, left, &mut stream.out))).await;
         if stream.line.gone {
             return Err(End::Gone.into());
         }
-        match step? {
+        match P::step(step?) {
             Step::Complete(tag) => return Ok(Done::Complete(tag)),
             Step::Empty => return Ok(Done::Empty),
             Step::CopyIn { copy, columns } => return Ok(Done::CopyIn { copy, columns }),

@@ -2,8 +2,6 @@
 //!
 //! When a row can't be taken, the error goes out at once, and what the client still sends is ignored by the conversation.
 
-use std::pin::pin;
-
 use pgwire::messages::{copy, extendedquery};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -36,7 +34,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
                     {
                         self.stream.line.input.take(next, &mut data);
                     }
-                    watch(&mut self.stream.line, &*self.stopper, pin!(self.session.copy_data(&mut copy, &data))).await?;
+                    watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.copy_data(&mut copy, &data))).await?;
                 }
                 // Clients that end each message of the extended protocol with one.
                 extendedquery::MESSAGE_TYPE_BYTE_FLUSH | extendedquery::MESSAGE_TYPE_BYTE_SYNC => {
@@ -44,7 +42,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
                 }
                 copy::MESSAGE_TYPE_BYTE_COPY_DONE => {
                     self.stream.line.input.skip(FRAME_HEADER + frame.body);
-                    return Ok(watch(&mut self.stream.line, &*self.stopper, pin!(self.session.copy_done(copy))).await?);
+                    return Ok(watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.copy_done(copy))).await?);
                 }
                 copy::MESSAGE_TYPE_BYTE_COPY_FAIL => {
                     data.clear();
@@ -55,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
                         Ok(_) => return Err(End::Malformed(Malformed::Type(frame.kind)).into()),
                         Err(malformed) => return Err(End::Malformed(malformed).into()),
                     };
-                    let failing = pin!(self.session.copy_fail(copy, reason));
+                    let failing = Box::pin(self.session.copy_fail(copy, reason));
                     return Err(watch(&mut self.stream.line, &*self.stopper, failing).await.into());
                 }
                 other => return Err(End::Malformed(Malformed::DuringCopy(other)).into()),

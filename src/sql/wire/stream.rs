@@ -23,7 +23,7 @@ const READ: usize = 8 << 10;
 const BUSY_READ: usize = 64 << 10;
 
 /// Capacity that an empty buffer keeps.
-const KEEP: usize = 2 * BUSY_READ;
+const KEEP: usize = BUSY_READ / 2;
 
 /// What a connection's patience ran out with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -209,11 +209,11 @@ impl<S: AsyncRead + Unpin> Line<S> {
 /// Runs `work` of a session to its end, however long it takes: when the client goes away meanwhile, the session is told to stop, and the end
 /// comes soon.
 ///
-/// The work is pinned by the caller, where it is made: it isn't moved.
+/// The work comes in a box: its state is large, and would otherwise be part of, and be moved with, that of every caller.
 pub(super) async fn watch<S: AsyncRead + Unpin, T>(
     line: &mut Line<S>,
     stopper: &dyn Stopper,
-    mut work: Pin<&mut impl Future<Output = T>>,
+    mut work: Pin<Box<impl Future<Output = T>>>,
 ) -> T {
     poll_fn(|context| {
         let poll = work.as_mut().poll(context);
