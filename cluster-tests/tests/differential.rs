@@ -24,7 +24,7 @@ fn postgres_agrees_with_itself() {
     let (reference, subject) = (one.endpoint(), two.endpoint());
     let pair = Pair { reference: &reference, subject: &subject };
     let mut tally = Tally::default();
-    let seeds = seeds::asked_for().map_or(0..statements() / SCRIPT / 2, |seed| seed..seed + 1);
+    let seeds = seeds::asked_for().map_or(0..statements() / SCRIPT, |seed| seed..seed + 1);
     for seed in seeds {
         if let Err(difference) = pair.generated(seed, SCRIPT, &mut tally) {
             panic!("seed {seed}: PostgreSQL differs from itself\n{}", pair.shrunk(*difference, SCRIPT));
