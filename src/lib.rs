@@ -2,7 +2,7 @@
 //!
 //! Several instances open the same disk, each serves transactions and writes its own redo log; when one dies, the survivors redo its
 //! log and go on. This crate is the storage core of one instance: see `docs/ARCHITECTURE.md` for the layers and what is not here yet.
-//! Layers import only downwards: `base`, `disk`, `page`, `redo`, `cache`, `table`, `recovery`, `ops`, `node`, `cli`.
+//! Layers import only downwards: `base`, `disk`, `page`, `redo`, `cache`, `txn`, `table`, `recovery`, `ops`, `node` and `sql`, `cli`.
 
 pub mod base;
 pub mod cache;
@@ -12,7 +12,7 @@ pub mod node;
 pub mod ops;
 pub mod page;
 pub mod recovery;
-pub mod sql;
 pub mod redo;
+pub mod sql;
 pub mod table;
 pub mod txn;

@@ -10,6 +10,7 @@ mod commit;
 mod log;
 mod memory;
 mod rig;
+mod rows;
 
 use std::path::PathBuf;
 
@@ -55,6 +56,7 @@ const FIGURES: &[Figure] = &[
     ("commit-1", "durable commit, one client / 4 KiB durable write", 1.5, 1.1, commit::one_client),
     ("commit-64", "64 tasks / one task, commits a second", 20.0, 50.0, commit::sixty_four),
     ("reads", "cached point reads a second, 2 threads", 1e6, 3e6, memory::reads),
+    ("rollback", "operations undone a second", 1000.0, 1e5, rows::rollback),
     ("checkpoint", "throughput lost to checkpointing", 0.05, 0.01, commit::checkpoint),
 ];
 

@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 pub(crate) type Numbers = Vec<(&'static str, f64)>;
 
 /// The tree that figures write to.
-pub(crate) const TREE: TreeId = TreeId(16);
+pub(crate) const TREE: TreeId = TreeId(100);
 
 /// Where figures are measured.
 pub(crate) struct Rig {

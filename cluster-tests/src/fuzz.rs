@@ -4,14 +4,19 @@
 //! the test process). Each target looks at the bytes as they are and again with their checksum repaired, since mutations would hardly
 //! ever get past it. A target panics when something doesn't hold.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use regroup::base::checksum;
 use regroup::base::limits::{LOG_BLOCK, PAGE_SIZE};
 use regroup::base::options::Options;
-use regroup::base::{Lsn, PageId, Scn, TreeId};
+use regroup::base::sim::Sim;
+use regroup::base::{BoxFuture, Lsn, PageId, Scn, TreeId};
 use regroup::cache::double_write;
 use regroup::cli::config::Config;
+use regroup::node::store::Store;
 use regroup::page::header::{self, HEADER, Kind};
 use regroup::page::superblock::{COPIES, SUPERBLOCK, Superblock};
 use regroup::page::verify::{verify, verify_stamped};
@@ -21,14 +26,19 @@ use regroup::redo::apply::{self, apply_op};
 use regroup::redo::block::{self, BLOCK_HEADER};
 use regroup::redo::control::Control;
 use regroup::redo::record::{Change, Changes, GROUP_HEADER, Group, GroupKind, Op, Ops, written_items};
+use regroup::sql::session::{Admin, Engine, EngineOptions};
+use regroup::sql::wire::options::PostgresOptions;
+use regroup::sql::wire::server::Server;
+use regroup::table::rows::Rows;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::samples;
+use crate::{conversation, samples, world};
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("log_block", log_block),
     ("group", group),
     ("page", page),
@@ -36,6 +46,7 @@ pub const TARGETS: [Target; 7] = [
     ("control", control),
     ("double_write", double_write),
     ("configuration", configuration),
+    ("frontend", frontend),
 ];
 
 /// Inputs for the target of this name to start from.
@@ -51,6 +62,7 @@ pub fn corpus(name: &str) -> Vec<Vec<u8>> {
         "superblock" => COPIES.iter().map(|at| samples::superblock().encode(*at).to_vec()).collect(),
         "control" => vec![samples::control().encode(samples::CLUSTER.tag(), 0).to_vec()],
         "double_write" => vec![samples::double_write()],
+        "frontend" => conversation::corpus().into_iter().map(|bytes| [&[0, 40][..], &bytes].concat()).collect(),
         _ => vec![
             b"instance = 2\n[storage]\nredo = [\"/a\", \"b\"]\ndata = [\"/c\"]\n[options]\nlog_mode = \"none\"\n".to_vec(),
             b"redo = [\"/a\", \"/b\"]\ndata = [\"/c\"]\n".to_vec(),
@@ -214,4 +226,104 @@ pub fn configuration(data: &[u8]) {
     {
         assert!(options.cache_frames() >= regroup::base::limits::CACHE_FRAMES_MIN && !options.log_batch_interval().is_zero());
     }
+}
+
+/// An instance in the simulator that is open for clients.
+struct Door {
+    sim: Sim,
+    server: Server,
+    /// Stays open as long as the server.
+    _store: Arc<Store>,
+}
+
+/// What statements ask of an instance, which this one has no use for.
+struct NoAdmin;
+
+impl Admin for NoAdmin {
+    fn checkpoint(&self) -> BoxFuture<Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn vacuum(&self) -> BoxFuture<Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Door {
+    fn open() -> Door {
+        let media = world::create(1, world::shape(2048, false));
+        let sim = Sim::new(1).step_limit(u64::MAX).time_limit(Duration::MAX);
+        let seams = sim.runtime();
+        let server = Server::new(seams.clone(), PostgresOptions { message_bytes_max: 1 << 16, ..PostgresOptions::default() });
+        let store = sim.run(async {
+            let store = world::open(&seams, &media, &world::small()).await.expect("the store can be opened");
+            let rows = Rows::new(store.trees().clone());
+            let engine = Engine::open(rows, seams.clone(), Arc::new(NoAdmin), EngineOptions::default()).await;
+            server.open(engine.expect("the engine can be opened"));
+            store
+        });
+        Door { sim, server, _store: store }
+    }
+
+    /// Sends `data` in pieces of up to `piece` bytes, reads while it does, hangs up; gives what was said.
+    async fn talk(&self, data: &[u8], piece: usize) -> Vec<u8> {
+        let (near, far) = tokio::io::duplex(1 << 12);
+        let server = self.server.clone();
+        let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        self.sim.runtime().spawn("connection", Box::pin(async move { server.serve(far, peer).await }));
+        let (mut from, mut to) = tokio::io::split(near);
+        let pieces: Vec<Vec<u8>> = data.chunks(piece.max(1)).map(<[u8]>::to_vec).collect();
+        let seams = self.sim.runtime();
+        let pause = seams.clone();
+        seams.spawn(
+            "client",
+            Box::pin(async move {
+                for piece in pieces {
+                    // The server may have closed, and a statement may be given the time that it needs.
+                    if to.write_all(&piece).await.is_err() {
+                        return;
+                    }
+                    pause.sleep(Duration::from_millis(50)).await;
+                }
+                let _ = to.shutdown().await;
+            }),
+        );
+        let mut said = Vec::new();
+        from.read_to_end(&mut said).await.expect("a pipe can be read");
+        said
+    }
+}
+
+thread_local! {
+    static DOOR: Door = Door::open();
+}
+
+/// A client's bytes from the first on; before them a byte whose lowest bit says that a proper start is sent first, and one for the size of
+/// the pieces in which they come. Whatever they are, the server says only whole messages, hangs up and keeps nothing.
+pub fn frontend(data: &[u8]) {
+    let [how, piece, rest @ ..] = data else { return };
+    let bytes = if how & 1 == 1 { [&conversation::startup(), rest].concat() } else { rest.to_vec() };
+    DOOR.with(|door| {
+        let said = door.sim.run(door.talk(&bytes, 1 + usize::from(*piece) * 16));
+        assert!(is_framed(&said), "the server said {said:?}");
+        assert_eq!(door.server.connections(), (0, 0));
+    });
+}
+
+/// Whether `said` is refusals of encryption, then whole messages of types that servers send.
+fn is_framed(said: &[u8]) -> bool {
+    let mut rest = said;
+    while let [b'N', tail @ ..] = rest
+        && !matches!(tail, [0, ..])
+    {
+        rest = tail;
+    }
+    while let [kind, a, b, c, d, ..] = rest {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        if !b"RSKvZ123snCDEGHINTtdc".contains(kind) || length < 4 || length >= rest.len() {
+            return false;
+        }
+        rest = &rest[1 + length..];
+    }
+    rest.is_empty()
 }

@@ -1,5 +1,7 @@
 //! Shared parts of the cluster tests: scenarios, checkers, servers to talk to, the faulty FUSE disk.
 
+pub mod commands;
+pub mod conversation;
 pub mod differential;
 pub mod disk_suite;
 pub mod endpoint;

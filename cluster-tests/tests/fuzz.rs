@@ -126,3 +126,8 @@ fn double_write() {
 fn configuration() {
     fuzz("configuration");
 }
+
+#[test]
+fn frontend() {
+    fuzz("frontend");
+}

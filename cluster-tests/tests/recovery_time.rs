@@ -18,13 +18,16 @@ use regroup::recovery::RecoveryReport;
 use regroup::table::Write;
 
 const TREE: TreeId = TreeId(11);
-/// Rows, so that there are about two thousand leaves.
-const ROWS: u64 = 6000;
+/// Rows, so that there are about four thousand leaves.
+const ROWS: u64 = 12_000;
 const VALUE: usize = 1800;
-const TARGET_MS: u64 = 2000;
+const TARGET_MS: u64 = 3000;
 /// How far what recovery takes may be from what was predicted, either way. One I/O in a hundred takes ten times as long on this disk, and
 /// reading a few hundred pages takes as long as the slowest.
-const FACTOR: f64 = 2.5;
+const FACTOR: f64 = 3.0;
+
+/// A recovery leaves its pages dirty, and may have found the disk slower than was known: until some are written, the prediction may be over.
+const SETTLE: Duration = Duration::from_secs(4);
 
 /// Tens of milliseconds for everything.
 fn delays() -> Delays {
@@ -33,7 +36,7 @@ fn delays() -> Delays {
 
 fn options(target_ms: u64) -> Options {
     Options {
-        cache_bytes: 32 << 20,
+        cache_bytes: 64 << 20,
         checkpoint_interval_ms: 3_600_000,
         checkpoint_log_percent: 80,
         recovery_time_target_ms: target_ms,
@@ -74,7 +77,7 @@ async fn put(store: &Store, row: u64, value: u8) {
 
 /// What a life saw.
 struct Life {
-    /// Highest prediction, in seconds.
+    /// Highest prediction once it had settled, in seconds.
     highest: f64,
     /// The last one.
     last: f64,
@@ -95,14 +98,17 @@ fn life(media: &MemoryMedia, seed: u64, target_ms: u64, rows: u64, pause: Durati
         let recovery = store.storage().recovery().cloned().map(|report| (report, took));
         let counted = store.storage().cache().counters().pages_written.load(std::sync::atomic::Ordering::Relaxed);
         let store = Arc::new(store);
-        let (until, mut random) = (seams.now() + time, Random::new(seed));
+        let (settled, until) = (seams.now() + SETTLE, seams.now() + time);
+        let mut random = Random::new(seed);
         let (mut highest, mut last): (f64, f64) = (0.0, 0.0);
         while seams.now() < until {
             let (client, row, stamp) = (store.clone(), random.below(rows) * (ROWS / rows), seed as u8);
             seams.spawn("client", Box::pin(async move { put(&client, row, stamp).await }));
             seams.sleep(pause).await;
             last = store.storage().predicted_recovery().as_secs_f64();
-            highest = highest.max(last);
+            if seams.now() >= settled {
+                highest = highest.max(last);
+            }
         }
         let written = store.storage().cache().counters().pages_written.load(std::sync::atomic::Ordering::Relaxed) - counted;
         Life { highest, last, written, recovery }
@@ -121,16 +127,20 @@ fn under_load_the_prediction_stays_under_the_target_and_a_crash_takes_what_was_p
         let media = filled(seed);
         let mut random = Random::new(seed);
         let mut recoveries = 0;
-        let mut said = 0.0;
+        let (mut said, mut most) = (0.0, 0);
         for round in 0..5 {
             let time = Duration::from_millis(20_000 + random.below(30_000));
             let life = life(&media, seed * 100 + round, TARGET_MS, ROWS, PAUSE, time);
             if let Some((report, took)) = &life.recovery {
                 recoveries += 1;
-                println!("seed {seed} round {round}: took {took:.3}, said {said:.3} before; {report}");
+                println!(
+                    "seed {seed} round {round}: took {took:.3}, said {said:.3} before, ratio {:.2}; {report}",
+                    report.seconds / report.predicted_seconds
+                );
                 let ratio = report.seconds / report.predicted_seconds;
                 assert!((1.0 / FACTOR..FACTOR).contains(&ratio), "round {round}: it took {ratio} times as long: {report}");
-                assert!(*took < report.seconds * 1.3, "opening took {took} s: {report}");
+                assert!(*took >= report.seconds && *took < report.seconds + 2.0, "opening took {took} s: {report}");
+                most = most.max(report.pages_in_log - report.pages_struck);
                 let foretold = report.foretold.as_ref().expect("the dead instance had foretold something");
                 assert!(foretold.target_ms == TARGET_MS && foretold.seconds < TARGET_MS as f64 / 1000.0, "{foretold:?}");
                 assert!((said / report.predicted_seconds - 1.0).abs() < 0.25, "round {round}: the instance had said {said}: {report}");
@@ -139,10 +149,11 @@ fn under_load_the_prediction_stays_under_the_target_and_a_crash_takes_what_was_p
             said = life.last;
         }
         assert_eq!(recoveries, 4);
-        // The load is one that would miss the target, if nobody cared.
-        let careless = life(&media, seed * 100 + 50, 0, ROWS, PAUSE, Duration::from_secs(40));
-        let (report, took) = life(&media, seed * 100 + 51, TARGET_MS, ROWS, PAUSE, PAUSE).recovery.expect("it was recovered");
-        assert!(took * 1000.0 > TARGET_MS as f64, "without a target: written {}, {report}", careless.written);
+        // The load is one that would leave more behind, if nobody cared.
+        let careless = life(&media, seed * 100 + 50, 0, ROWS, PAUSE, Duration::from_secs(120));
+        let (report, _) = life(&media, seed * 100 + 51, TARGET_MS, ROWS, PAUSE, PAUSE).recovery.expect("it was recovered");
+        let left = report.pages_in_log - report.pages_struck;
+        assert!(left > most, "without a target {left} pages were dirty, with one {most}; {} were written", careless.written);
     });
 }
 

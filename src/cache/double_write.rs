@@ -12,7 +12,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::base::limits::{DOUBLE_WRITE_PAGES, LOG_BLOCK, NUMBER_MAX, PAGE_SIZE};
-use crate::base::{PageId, Scn, ThreadId, checksum};
+use crate::base::{BoxFuture, PageId, Scn, ThreadId, checksum};
 use crate::disk::{Buffer, Disk, DiskError, Durability, FileId};
 use crate::page::header;
 use crate::page::superblock::{DOUBLE_WRITE_AT, DOUBLE_WRITE_IMAGES_AT};
@@ -146,10 +146,13 @@ impl DoubleWrite {
     ///
     /// # Errors
     /// The disk's.
-    pub async fn read_image(&self, index: usize) -> Result<Buffer, DiskError> {
+    pub fn read_image(&self, index: usize) -> BoxFuture<Result<Buffer, DiskError>> {
         let at = DOUBLE_WRITE_IMAGES_AT + (index * PAGE_SIZE) as u64;
-        let (bytes, outcome) = self.disk.read(self.file, at, Buffer::zeroed(PAGE_SIZE)).await;
-        outcome.map(|()| bytes)
+        let read = self.disk.read(self.file, at, Buffer::zeroed(PAGE_SIZE));
+        Box::pin(async move {
+            let (bytes, outcome) = read.await;
+            outcome.map(|()| bytes)
+        })
     }
 }
 

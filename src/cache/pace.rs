@@ -1,7 +1,7 @@
 //! When dirty pages are written so that recovery would stay short, and which.
 //!
-//! The checkpointer asks every fortieth of the target. From three quarters of what the target leaves beside the fixed times on, the oldest pages are written
-//! until half of it would be left: so a pass has much to write in page order, and the next one is far off. A page that is changed all
+//! The checkpointer asks every fortieth of the target. From two thirds of what the target leaves beside the fixed times on, the oldest pages
+//! are written until two fifths of it would be left: so a pass has much to write in page order, and the next one is far off. A page that is changed all
 //! the time is written at most four times in a target's time for this: what became dirty later than a quarter of it ago is let be,
 //! even when the target is missed for it, and that is said once. Nobody who commits is slowed down for the target.
 //! Pure: positions and times come in, a goal comes out.
@@ -62,12 +62,12 @@ impl Pace {
         self.tell(target, &prediction, dirty.len());
         // Where the fixed times leave next to nothing, writing can't help much: then it isn't worth everything.
         let budget = target.saturating_sub(prediction.restore + prediction.open).max(target / 10);
-        if prediction.scan + prediction.redo < budget * 3 / 4 {
+        if prediction.scan + prediction.redo < budget * 2 / 3 {
             return None;
         }
         dirty.goal(DOUBLE_WRITE_PAGES, BATCHES_MAX, settled, |oldest, pages| {
             let left = self.predict(oldest.unwrap_or(end), end, pages);
-            left.scan + left.redo <= budget / 2
+            left.scan + left.redo <= budget * 2 / 5
         })
     }
 
@@ -118,12 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_before_three_quarters_and_then_down_to_half() {
+    fn nothing_is_written_before_two_thirds_and_then_down_to_two_fifths() {
         let mut pace = Pace::new(Some(TARGET), RATES, MEANS, after(0), Lsn(1 << 20));
-        assert_eq!(pace.goal(after(25), Lsn(100), Lsn(1 << 20), &dirty(749)), None);
-        let goal = pace.goal(after(50), Lsn(100), Lsn(1 << 20), &dirty(760)).expect("three quarters are reached");
-        let left = 760 - (goal.0 - 1) / 100;
-        assert!((500 - DOUBLE_WRITE_PAGES as u64..=500).contains(&left), "{left} pages are left");
+        assert_eq!(pace.goal(after(25), Lsn(100), Lsn(1 << 20), &dirty(666)), None);
+        let goal = pace.goal(after(50), Lsn(100), Lsn(1 << 20), &dirty(680)).expect("two thirds are reached");
+        let left = 680 - (goal.0 - 1) / 100;
+        assert!((400 - DOUBLE_WRITE_PAGES as u64..=400).contains(&left), "{left} pages are left");
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
     fn fixed_times_beyond_the_target_do_not_make_it_write_everything_at_once() {
         let slow = Rates { open_us: 5_000_000, ..RATES };
         let mut pace = Pace::new(Some(TARGET), slow, MEANS, after(0), Lsn(1 << 20));
-        assert_eq!(pace.goal(after(25), Lsn(100), Lsn(1 << 20), &dirty(70)), None);
+        assert_eq!(pace.goal(after(25), Lsn(100), Lsn(1 << 20), &dirty(60)), None);
         assert!(pace.goal(after(50), Lsn(100), Lsn(1 << 20), &dirty(80)).is_some());
     }
 

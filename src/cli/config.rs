@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::ThreadId;
 use crate::base::options::{OptionError, Options};
 use crate::page::volume::StoragePaths;
+use crate::sql::wire::options::PostgresOptions;
 
 /// One instance's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,15 +35,7 @@ pub struct Config {
     pub options: Options,
     /// Where clients find it; left out, it serves none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub postgres: Option<Postgres>,
-}
-
-/// The door for clients.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Postgres {
-    /// Address and port of instance 1; the others have the ports behind it. Port 0: any free one, as `clusterctl status` shows.
-    pub listen: SocketAddr,
+    pub postgres: Option<PostgresOptions>,
 }
 
 fn first_instance() -> u16 {
@@ -136,6 +129,9 @@ impl Config {
         let listed = config.storage.redo.len();
         if config.instance == 0 || usize::from(config.instance) > listed {
             return Err(ConfigError::Instance { file: name(), instance: config.instance, listed });
+        }
+        if let Some(postgres) = &config.postgres {
+            postgres.validate().map_err(|error| ConfigError::Option { file: name(), error })?;
         }
         if let Some(postgres) = &config.postgres
             && config.listen().is_none()

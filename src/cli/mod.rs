@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod connect;
 pub mod demo;
+mod door;
 pub mod init;
 pub mod layout;
 pub mod logs;
@@ -41,6 +42,8 @@ Examples:
   clusterctl --dir /srv/db init                 make a cluster
   clusterctl --dir /srv/db start                start it, recovering what crashed
   clusterctl --dir /srv/db status               see how it is
+  clusterctl --dir /srv/db connect              open psql on it
+  clusterctl --dir /srv/db verify               check every page, tree and index
   clusterctl --dir /srv/db stop                 close and stop it
 
 Exit codes: 0 done; 1 it ran and found something wrong; 2 it could not run, or not do what was asked (the message says why).
@@ -109,7 +112,7 @@ pub fn clusterctl() -> ExitCode {
         Command::Config(args) => settings::run(dir, &args),
         Command::Demo(args) => demo::run(args),
         Command::Superblock(args) => superblock::run(&args),
-        Command::Salvage(args) => salvage::run(args),
+        Command::Salvage(args) => salvage::run(dir, args),
         Command::Run(args) => serve::run(args),
         Command::DemoLoad(args) => demo::load::run(args),
         Command::DemoCheck(args) => demo::check::run(args),

@@ -12,6 +12,7 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 
 use super::config::Config;
+use super::layout::ClusterDir;
 use super::{CommandError, on_runtime};
 use crate::disk::Access;
 use crate::page::volume::Volume;
@@ -20,9 +21,12 @@ use crate::recovery::salvage::{MEMORY_MIN, Row, Salvage};
 /// From where, to where.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// The configuration file of the instance whose log is damaged.
+    /// The configuration file of the instance whose log is damaged; left out, that of the cluster named with --dir.
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    config: Option<PathBuf>,
+    /// The instance whose log is damaged; left out, the one that the configuration names, or 1.
+    #[arg(long, value_name = "ID")]
+    instance: Option<u16>,
     /// New file for the rows, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -35,8 +39,12 @@ pub struct Args {
 ///
 /// # Errors
 /// The storage can't be read at all, memory is too small, or the output can't be written.
-pub fn run(args: Args) -> Result<bool, CommandError> {
-    let config = Config::load(&args.config)?;
+pub fn run(dir: Option<PathBuf>, args: Args) -> Result<bool, CommandError> {
+    let file = match args.config {
+        Some(file) => file,
+        None => ClusterDir::open(dir)?.config_file(),
+    };
+    let config = Config::load_as(&file, args.instance)?;
     let can_not = |error| format!("can't make {}: {error}", args.out.display());
     let mut out = BufWriter::new(File::options().write(true).create_new(true).open(&args.out).map_err(can_not)?);
     on_runtime(config.options.disk, async |_, disk| {

@@ -1,4 +1,5 @@
-//! `regroupd`: opens one instance's storage, recovers it if need be, and holds it until SIGTERM or SIGINT, then closes it.
+//! `regroupd`: opens one instance's storage, recovers it if need be, and serves PostgreSQL clients until SIGTERM or SIGINT; then it ends
+//! their sessions and closes the storage.
 //!
 //! Standard output gets one JSON object a line: `starting`, `recovering` (with progress), `recovered` (with the report), `open`, `stopping`,
 //! `closed`. As instance of a cluster's directory (`--dir`) it also holds the instance's process file and answers on its admin socket;
@@ -16,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::admin::server::{Board, show_report};
 use super::config::Config;
+use super::door::Door;
 use super::layout::{ClusterDir, InstanceDir};
 use super::process::Presence;
 use super::{CommandError, on_runtime};
@@ -108,11 +110,15 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
             None => None,
         };
         let _socket = home.as_ref().map(|home| board.listen(home, &seams)).transpose()?;
-        say(&json!({ "event": "starting", "instance": instance, "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") }));
+        let door = Door::listen(&config, &seams).await?;
+        say(&json!({
+            "event": "starting", "instance": instance, "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION"),
+            "postgres": door.address(),
+        }));
         if home.is_some() {
             drained(&config, &seams, &mut stop).await?;
         }
-        let shown = board.clone();
+        let (shown, knocked) = (board.clone(), door.clone());
         let opening = Opening {
             seams: seams.clone(),
             disk,
@@ -121,6 +127,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
             options: config.options.clone(),
             on_progress: Some(Box::new(move |progress| {
                 shown.recovering(progress);
+                knocked.recovering(progress);
                 say_progress(progress);
             })),
             on_checkpoint: None,
@@ -134,7 +141,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
                 return Ok(true);
             }
         };
-        serve(store, &board, &config, home.as_ref(), &seams, &mut stop).await?;
+        serve(store, &board, &door, instance, home.as_ref(), &seams, &mut stop).await?;
         say(&json!({ "event": "closed", "instance": instance }));
         Ok(true)
     })
@@ -160,19 +167,20 @@ async fn drained(config: &Config, seams: &Seams, stop: &mut StopSignal) -> Resul
 async fn serve(
     store: Arc<Store>,
     board: &Board,
-    config: &Config,
+    door: &Door,
+    instance: u16,
     home: Option<&InstanceDir>,
     seams: &Seams,
     stop: &mut StopSignal,
 ) -> Result<(), CommandError> {
-    let instance = config.instance;
     if let Some(report) = store.storage().recovery() {
         board.recovered(report);
         say(&json!({ "event": "recovered", "report": report }));
         keep_report(home, &show_report(report));
     }
     let writer = store.storage().writer();
-    let postgres = config.listen();
+    door.open(&store, seams).await?;
+    let postgres = door.address();
     board.open(writer, store.clone(), postgres);
     say(&json!({
         "event": "open", "instance": instance, "incarnation": writer.incarnation.0, "epoch": writer.epoch.0, "postgres": postgres,
@@ -180,6 +188,7 @@ async fn serve(
     stop.received().await;
     say(&json!({ "event": "stopping", "instance": instance }));
     board.stopping();
+    door.close().await;
     close(store, seams).await
 }
 

@@ -8,7 +8,7 @@ use super::size::show_size;
 
 /// One option, explained.
 pub struct Explained {
-    /// Its name under `[options]`.
+    /// Its name in its section.
     pub name: &'static str,
     /// What it does, in lines.
     pub meaning: &'static [&'static str],
@@ -84,6 +84,67 @@ pub const OPTIONS: &[Explained] = &[
     Explained { name: "recovery_workers", meaning: &["Parallel redo jobs; 0 is one per processor core."], default: "0", range: "0 to 256" },
 ];
 
+/// Every option of `[postgres]` but `listen`. A test holds this against `sql::wire::options::PostgresOptions`.
+pub const POSTGRES: &[Explained] = &[
+    Explained {
+        name: "max_connections",
+        meaning: &["Sessions at once, of each instance; a client that comes then is told 53300."],
+        default: "100",
+        range: "1 to 10000",
+    },
+    Explained {
+        name: "idle_session_timeout_ms",
+        meaning: &["How long a session may wait for its client outside of a transaction, in milliseconds (57P05); 0 is for ever."],
+        default: "0",
+        range: "0 to 2^31",
+    },
+    Explained {
+        name: "idle_in_transaction_session_timeout_ms",
+        meaning: &[
+            "How long a session may wait for its client inside a transaction, which holds locks and undo, in milliseconds (25P03);",
+            "0 is for ever.",
+        ],
+        default: "600000",
+        range: "0 to 2^31",
+    },
+    Explained {
+        name: "send_timeout_ms",
+        meaning: &["How long a client may take no byte of what is there for it, in milliseconds; 0 is for ever."],
+        default: "600000",
+        range: "0 to 2^31",
+    },
+    Explained {
+        name: "authentication_timeout_ms",
+        meaning: &["How long a client may take to say who it is, in milliseconds."],
+        default: "60000",
+        range: "1 to 600000",
+    },
+    Explained {
+        name: "tcp_keepalives_idle_s",
+        meaning: &["Silence on a connection before the system asks whether the client's machine is there, in seconds; 0 never asks."],
+        default: "60",
+        range: "0 to 32767",
+    },
+    Explained {
+        name: "tcp_keepalives_interval_s",
+        meaning: &["Time between two such questions, in seconds."],
+        default: "10",
+        range: "1 to 32767",
+    },
+    Explained {
+        name: "tcp_keepalives_count",
+        meaning: &["Questions without an answer until the connection is given up."],
+        default: "6",
+        range: "1 to 127",
+    },
+    Explained {
+        name: "message_bytes_max",
+        meaning: &["Longest message that a client may send, in bytes."],
+        default: "268435456",
+        range: "65536 to 1073741822",
+    },
+];
+
 /// What is chosen when a cluster is made.
 pub struct Chosen<'c> {
     /// The cluster's id.
@@ -128,14 +189,21 @@ pub fn render(chosen: &Chosen<'_>) -> String {
          listen = \"{}\"\n",
         chosen.listen
     );
+    explain(&mut text, POSTGRES, &[]);
     text.push_str("\n[options]\n");
-    for option in OPTIONS {
+    explain(&mut text, OPTIONS, chosen.options);
+    text
+}
+
+/// Writes each of `options`, with its value where one is chosen.
+fn explain(text: &mut String, options: &[Explained], chosen: &[(&'static str, String)]) {
+    for option in options {
         text.push('\n');
         for line in option.meaning {
             let _ = writeln!(text, "# {line}");
         }
         let _ = writeln!(text, "# Default {}{}; allowed: {}.", option.default, in_units(option, option.default), option.range);
-        match chosen.options.iter().find(|(name, _)| *name == option.name) {
+        match chosen.iter().find(|(name, _)| *name == option.name) {
             Some((name, value)) => {
                 let _ = writeln!(text, "{name} = {value}{}", in_units(option, value).replace(" (", "  # ").replace(')', ""));
             }
@@ -144,12 +212,11 @@ pub fn render(chosen: &Chosen<'_>) -> String {
             }
         }
     }
-    text
 }
 
 /// A number of bytes in larger units, in parentheses; nothing for other options.
 fn in_units(option: &Explained, value: &str) -> String {
-    let bytes = option.name.ends_with("_bytes").then(|| value.parse().ok()).flatten();
+    let bytes = option.name.contains("_bytes").then(|| value.parse().ok()).flatten();
     bytes.map_or_else(String::new, |bytes| format!(" ({})", show_size(bytes)))
 }
 
@@ -160,6 +227,7 @@ mod tests {
     use super::*;
     use crate::base::options::Options;
     use crate::cli::config::Config;
+    use crate::sql::wire::options::PostgresOptions;
 
     fn sample(options: &[(&'static str, String)]) -> String {
         render(&Chosen {
@@ -171,17 +239,20 @@ mod tests {
         })
     }
 
-    #[test]
-    fn every_option_is_explained_with_its_true_default() {
-        let defaults = toml::Table::try_from(Options::default()).unwrap();
-        let explained: Vec<&str> = OPTIONS.iter().map(|option| option.name).collect();
-        for name in defaults.keys() {
-            assert!(explained.contains(&name.as_str()), "{name} isn't explained in template::OPTIONS");
+    fn explained_truly(options: &[Explained], defaults: &toml::Table, elsewhere: &[&str]) {
+        for name in defaults.keys().filter(|name| !elsewhere.contains(&name.as_str())) {
+            assert!(options.iter().any(|option| option.name == name), "{name} isn't explained in this file's lists");
         }
-        for option in OPTIONS {
+        for option in options {
             let said: toml::Table = toml::from_str(&format!("{} = {}", option.name, option.default)).unwrap();
             assert_eq!(Some(&said[option.name]), defaults.get(option.name), "{}", option.name);
         }
+    }
+
+    #[test]
+    fn every_option_is_explained_with_its_true_default() {
+        explained_truly(OPTIONS, &toml::Table::try_from(Options::default()).unwrap(), &[]);
+        explained_truly(POSTGRES, &toml::Table::try_from(PostgresOptions::default()).unwrap(), &["listen"]);
     }
 
     #[test]
@@ -199,9 +270,12 @@ mod tests {
     #[test]
     fn the_file_still_parses_with_every_comment_sign_before_an_option_taken_away() {
         let text = sample(&[]);
-        let names = |line: &str| OPTIONS.iter().any(|option| line.starts_with(&format!("# {} = ", option.name)));
+        let names = |line: &str| OPTIONS.iter().chain(POSTGRES).any(|option| line.starts_with(&format!("# {} = ", option.name)));
         let uncommented: String = text.lines().map(|line| format!("{}\n", if names(line) { &line[2..] } else { line })).collect();
         assert_ne!(uncommented, text);
-        assert_eq!(Config::parse(&uncommented, Path::new("/d/regroup.toml")).unwrap().options, Options::default());
+        let config = Config::parse(&uncommented, Path::new("/d/regroup.toml")).unwrap();
+        assert_eq!(config.options, Options::default());
+        let listen = "127.0.0.1:7432".parse().unwrap();
+        assert_eq!(config.postgres, Some(PostgresOptions { listen, ..PostgresOptions::default() }));
     }
 }

@@ -68,6 +68,7 @@ impl Store {
             tracing::error!(%error, "trees whose drop was cut off by a crash can't be freed now; the next open tries again");
         }
         let rows = Rows::open(trees.clone(), &options).await?;
+        storage.count_transactions(rows.counter());
         Ok(Store { storage, trees, rows })
     }
 

@@ -335,6 +335,21 @@ pub fn set_value(page: &mut [u8], slot: usize, value: &[u8]) -> Result<(), SlotE
     insert(page, slot, &kept[..key_len], value)
 }
 
+/// Replaces the bytes from `at` on in the value of slot `slot`, which keeps its length.
+///
+/// # Errors
+/// [`SlotError::NoSlot`]; [`SlotError::Damaged`] when they don't lie in the value.
+pub fn patch(page: &mut [u8], slot: usize, at: usize, bytes: &[u8]) -> Result<(), SlotError> {
+    need_slot(page, slot, count(page))?;
+    let (cell, key_len) = slot_at(page, slot);
+    if at + bytes.len() > u16_at(page, cell) {
+        return Err(SlotError::Damaged { what: "a patch outside of its value: its end", found: at + bytes.len() });
+    }
+    let from = cell + CELL + key_len + at;
+    page[from..from + bytes.len()].copy_from_slice(bytes);
+    Ok(())
+}
+
 /// Drops every cell from slot `from` on and bounds the page by `high`, with `right` as its sibling: the left half of a split.
 ///
 /// # Errors

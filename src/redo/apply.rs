@@ -95,6 +95,7 @@ pub fn apply_op(page: &mut [u8], op: &Op<'_>) -> Result<(), ApplyFault> {
         Op::Insert { slot, key, value } => slotted::insert(page, slot.into(), key, value),
         Op::Delete { slot } => slotted::delete(page, slot.into()),
         Op::SetValue { slot, value } => slotted::set_value(page, slot.into(), value),
+        Op::Patch { slot, at, bytes } => slotted::patch(page, slot.into(), at.into(), bytes),
         Op::SplitOff { from, right, high } => slotted::split_off(page, from.into(), high, right),
         Op::Append { key, value } => slotted::insert(page, slotted::count(page), key, value),
         Op::SetBounds { right, high } => slotted::set_bounds(page, high, right),
@@ -250,7 +251,7 @@ mod tests {
 
     fn any_op() -> impl Strategy<Value = Vec<u8>> {
         let bytes = |most| prop::collection::vec(any::<u8>(), 0..most);
-        (0u8..9, 0u16..12, bytes(30), bytes(900), any::<bool>()).prop_map(|(which, slot, key, value, flag)| {
+        (0u8..10, 0u16..12, bytes(30), bytes(900), any::<bool>()).prop_map(|(which, slot, key, value, flag)| {
             let mut out = Vec::new();
             let (right, high) = (PageId(slot.into()), flag.then_some(&key[..]));
             match which {
@@ -260,6 +261,7 @@ mod tests {
                 3 => Op::Append { key: &key, value: &value },
                 4 => Op::SetBounds { right, high },
                 5 => Op::SetBit { bit: slot, used: flag },
+                7 => Op::Patch { slot, at: key.len() as u16, bytes: &value[..value.len() / 8] },
                 6 if flag => Op::Format { kind: Kind::Tree, tree: TreeId(1), low: &key, heap: &value },
                 _ => Op::Insert { slot, key: &key, value: &value },
             }

@@ -197,6 +197,7 @@ enum Code {
     SetBounds = 7,
     Free = 8,
     SetBits = 9,
+    Patch = 10,
 }
 
 /// What is done to one page. Slots are those of [`crate::page::slotted`].
@@ -234,6 +235,15 @@ pub enum Op<'a> {
         slot: u16,
         /// Value bytes.
         value: &'a [u8],
+    },
+    /// Replace some bytes of a cell's value; its length stays.
+    Patch {
+        /// This one.
+        slot: u16,
+        /// Offset in the value, in bytes.
+        at: u16,
+        /// What stands there now.
+        bytes: &'a [u8],
     },
     /// Drop the cells from a slot on, set upper fence and right sibling.
     SplitOff {
@@ -278,6 +288,7 @@ impl Op<'_> {
             Op::Insert { .. } => Code::Insert,
             Op::Delete { .. } => Code::Delete,
             Op::SetValue { .. } => Code::SetValue,
+            Op::Patch { .. } => Code::Patch,
             Op::SplitOff { .. } => Code::SplitOff,
             Op::Append { .. } => Code::Append,
             Op::SetBounds { .. } => Code::SetBounds,
@@ -301,6 +312,11 @@ impl Op<'_> {
             Op::SetValue { slot, value } => {
                 out.extend_from_slice(&slot.to_le_bytes());
                 out.extend_from_slice(value);
+            }
+            Op::Patch { slot, at, bytes } => {
+                out.extend_from_slice(&slot.to_le_bytes());
+                out.extend_from_slice(&at.to_le_bytes());
+                out.extend_from_slice(bytes);
             }
             Op::SplitOff { from, right, high } => {
                 out.extend_from_slice(&from.to_le_bytes());
@@ -412,6 +428,10 @@ fn decode_op(code: u8, payload: &[u8]) -> Result<Op<'_>, RecordFault> {
             let (right, high) = bounds_of(payload)?;
             Op::SetBounds { right, high }
         }
+        10 => {
+            need(4)?;
+            Op::Patch { slot: u16_of(payload, 0), at: u16_of(payload, 2), bytes: &payload[4..] }
+        }
         8 => Op::Free,
         9 => {
             need(3)?;
@@ -456,6 +476,7 @@ mod tests {
             Op::Format { kind: Kind::Tree, tree: TreeId(9), low: &[1, 2, 3], heap: &[4; 100] },
             Op::Insert { slot: 3, key: b"key", value: b"value" },
             Op::Delete { slot: 65535 },
+            Op::Patch { slot: 2, at: 7, bytes: b"part" },
             Op::SetValue { slot: 1, value: b"" },
             Op::SplitOff { from: 4, right: PageId(7), high: Some(b"m") },
             Op::Append { key: b"", value: b"x" },

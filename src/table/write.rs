@@ -133,6 +133,9 @@ impl Change<'_> {
             Err(slot) => self.insert(tree, leaf, Cell { slot, key, value, in_order: true }),
             Ok(slot) => {
                 let free = slotted::free(bytes) + slotted::cell_size(key.len(), slotted::value(bytes, slot).len());
+                if let Some((at, bytes)) = difference(slotted::value(bytes, slot), value) {
+                    return self.apply(leaf, Op::Patch { slot: slot as u16, at, bytes });
+                }
                 if slotted::cell_size(key.len(), value.len()) <= free {
                     return self.apply(leaf, Op::SetValue { slot: slot as u16, value });
                 }
@@ -141,4 +144,16 @@ impl Change<'_> {
             }
         }
     }
+}
+
+/// Where `new` differs from `old`, and with what, if that is worth less than the whole: they are as long as each other.
+fn difference<'v>(old: &[u8], new: &'v [u8]) -> Option<(u16, &'v [u8])> {
+    if old.len() != new.len() {
+        return None;
+    }
+    let same = |pair: &(&u8, &u8)| pair.0 == pair.1;
+    let before = old.iter().zip(new).take_while(same).count();
+    let behind = old[before..].iter().rev().zip(new[before..].iter().rev()).take_while(same).count();
+    let part = &new[before..new.len() - behind];
+    (part.len() + 2 < new.len()).then_some((before as u16, part))
 }

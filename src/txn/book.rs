@@ -189,6 +189,11 @@ impl<T> Book<T> {
         live.end();
     }
 
+    /// How many of those under way have written.
+    pub fn writing(&self) -> usize {
+        self.state.lock().live.values().filter(|live| live.txn().is_some()).count()
+    }
+
     /// Those under way now.
     pub fn live(&self) -> Vec<Arc<Live>> {
         self.state.lock().live.values().cloned().collect()

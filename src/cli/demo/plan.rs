@@ -9,7 +9,7 @@ use crate::base::TreeId;
 use crate::base::random::{Random, mix};
 
 /// Rows.
-pub const ROWS: TreeId = TreeId(16);
+pub const ROWS: TreeId = TreeId(100);
 /// Which step last touched a row.
 pub const STEPS: TreeId = TreeId(17);
 /// Per client: its last step.

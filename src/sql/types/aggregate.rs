@@ -198,7 +198,8 @@ pub fn resolve_aggregate(name: &str, types: &[SqlType]) -> Result<AggregateRef, 
     }
     let (arguments, casts) = bind_casts(found.arguments, types);
     // char(n) keeps its length.
-    let result = if matches!(found.kind, Kind::Min | Kind::Max) { arguments.first().copied().unwrap_or(found.result) } else { found.result };
+    let result =
+        if matches!(found.kind, Kind::Min | Kind::Max) { arguments.first().copied().unwrap_or(found.result) } else { found.result };
     Ok(AggregateRef { name: found.name, arguments, casts, result, kind: found.kind })
 }
 

@@ -123,10 +123,7 @@ pub fn join(parts: &Parts) -> Option<i64> {
     if !(-4800..=294_276).contains(&parts.year) {
         return None;
     }
-    let time = i64::from(parts.hour) * HOUR
-        + i64::from(parts.minute) * MINUTE
-        + i64::from(parts.second) * SECOND
-        + i64::from(parts.micros);
+    let time = i64::from(parts.hour) * HOUR + i64::from(parts.minute) * MINUTE + i64::from(parts.second) * SECOND + i64::from(parts.micros);
     let moment = i64::from(days(parts.year, parts.month, parts.day)).checked_mul(DAY)?.checked_add(time)?;
     in_range(moment).then_some(moment)
 }

@@ -205,11 +205,7 @@ impl Number {
 
 impl Sum {
     fn finish(&self) -> Option<Interval> {
-        Some(Interval {
-            months: self.months.try_into().ok()?,
-            days: self.days.try_into().ok()?,
-            micros: self.micros.try_into().ok()?,
-        })
+        Some(Interval { months: self.months.try_into().ok()?, days: self.days.try_into().ok()?, micros: self.micros.try_into().ok()? })
     }
 
     fn add_micros(&mut self, number: Number, unit: i64) {

@@ -329,10 +329,14 @@ static MOMENT_OPERATORS: &[Function] = &[
     row("-", &[INTERVAL], INTERVAL, on!(Bytea(a) => interval(Interval::read_binary(a)?.negate()))),
     row("*", &[INTERVAL, FLOAT8], INTERVAL, on!(Bytea(a), Float8(b) => scaled(a, *b))),
     row("*", &[FLOAT8, INTERVAL], INTERVAL, on!(Float8(b), Bytea(a) => scaled(a, *b))),
-    row("/", &[INTERVAL, FLOAT8], INTERVAL, on!(Bytea(a), Float8(b) => {
-        if *b == 0.0 { division_by_zero() } else { scaled(a, 1.0 / *b) }
-    })),
+    row(
+        "/",
+        &[INTERVAL, FLOAT8],
+        INTERVAL,
+        on!(Bytea(a), Float8(b) => {
+            if *b == 0.0 { division_by_zero() } else { scaled(a, 1.0 / *b) }
+        }),
+    ),
 ];
 
-static TABLES: &[&[Function]] =
-    &[&INT2_OPERATORS, &INT4_OPERATORS, &INT8_OPERATORS, NUMBER_OPERATORS, TEXT_OPERATORS, MOMENT_OPERATORS];
+static TABLES: &[&[Function]] = &[&INT2_OPERATORS, &INT4_OPERATORS, &INT8_OPERATORS, NUMBER_OPERATORS, TEXT_OPERATORS, MOMENT_OPERATORS];

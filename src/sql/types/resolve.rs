@@ -160,7 +160,8 @@ fn bind(function: &Function, types: &[SqlType]) -> FunctionRef {
 
 /// A function that the tables can't describe, all of whose arguments become `to`.
 pub(crate) fn bind_all(function: &Function, types: &[SqlType], to: SqlType, result: SqlType) -> Result<FunctionRef, SqlError> {
-    let casts = types.iter().map(|&from| if from == to { Ok(None) } else { super::resolve_cast(from, to, CastContext::Implicit).map(Some) });
+    let casts =
+        types.iter().map(|&from| if from == to { Ok(None) } else { super::resolve_cast(from, to, CastContext::Implicit).map(Some) });
     let casts: Result<Vec<Option<CastRef>>, SqlError> = casts.collect();
     let Function { name, strict, volatility, call, .. } = *function;
     Ok(FunctionRef { name, arguments: vec![to; types.len()], casts: casts?, result, strict, volatility, call })
@@ -268,7 +269,10 @@ fn unknowns<T: Candidate>(fitting: Vec<T>, types: &[SqlType]) -> Vec<T> {
         slots.push(Some((category, here.iter().any(|ty| ty.category() == category && ty.preferred()))));
     }
     let fits = |f: &T| {
-        slots.iter().zip(f.arguments()).all(|(slot, to)| slot.is_none_or(|(category, preferred)| to.category() == category && (!preferred || to.preferred())))
+        slots
+            .iter()
+            .zip(f.arguments())
+            .all(|(slot, to)| slot.is_none_or(|(category, preferred)| to.category() == category && (!preferred || to.preferred())))
     };
     let kept: Vec<T> = fitting.iter().filter(|f| fits(f)).copied().collect();
     if kept.is_empty() { fitting } else { kept }

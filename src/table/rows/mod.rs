@@ -262,6 +262,12 @@ impl Rows {
         Ok(())
     }
 
+    /// Tells how many transactions have changes under way; nobody's any more counts as none.
+    pub fn counter(&self) -> Box<dyn Fn() -> usize + Send + Sync> {
+        let shared = Arc::downgrade(&self.shared);
+        Box::new(move || shared.upgrade().map_or(0, |shared| shared.book.writing() + shared.losers.lock().len()))
+    }
+
     /// Counts for status displays.
     pub fn status(&self) -> RowsStatus {
         let (transactions, snapshots) = self.shared.book.counts();

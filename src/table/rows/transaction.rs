@@ -34,6 +34,8 @@ pub struct Transaction {
     snapshot: Option<Snapshot<Held>>,
     pub(super) writes: Option<Writes>,
     tables: Vec<(u32, TableLock)>,
+    /// Whether it ever asked for a table's lock.
+    locks_tables: bool,
     /// The row in whose queue it stands.
     queued: Option<(TreeId, Vec<u8>)>,
     /// What the layer above keeps with it; dropped when its end is complete: committed, or rolled back.
@@ -56,6 +58,7 @@ impl Transaction {
             snapshot: None,
             writes: None,
             tables: Vec::new(),
+            locks_tables: false,
             queued: None,
             attachment: None,
             handed_over: false,
@@ -245,6 +248,8 @@ impl Transaction {
             return Ok(());
         }
         let wait = conflict == OnConflict::Wait;
+        // Before the wait: it may be granted at the moment it is given up.
+        self.locks_tables = true;
         self.rows.shared.waits.table(&self.live, table, mode, wait, &self.interrupt).await?;
         self.tables.push((table, mode));
         Ok(())
@@ -365,8 +370,7 @@ impl Transaction {
     fn leave(&mut self) {
         self.handed_over = true;
         self.rows.shared.book.leave(&self.live);
-        if !self.tables.is_empty() {
-            self.tables.clear();
+        if self.locks_tables {
             self.rows.shared.waits.ended(&self.live);
         }
     }

@@ -78,6 +78,22 @@ pub enum TablesError {
         /// The table.
         table: String,
     },
+    /// Rows were asked for by a key that the table doesn't have.
+    #[error("table \"{table}\" has no primary key")]
+    NoPrimaryKey {
+        /// The table.
+        table: String,
+    },
+    /// Rows were asked for by a key of other columns.
+    #[error("{found} values for the primary key of table \"{table}\", which has {expected} columns")]
+    KeyColumns {
+        /// The table.
+        table: String,
+        /// Columns of its key.
+        expected: usize,
+        /// Values given.
+        found: usize,
+    },
     /// A definition is over a limit.
     #[error("{what}: {found}, {most} at most")]
     TooMany {
@@ -197,7 +213,8 @@ impl TablesError {
             TablesError::Row(error) => row_sqlstate(error),
             TablesError::UndefinedTable { .. } => "42P01",
             TablesError::NotATable { .. } | TablesError::IsPrimaryKey { .. } => "42809",
-            TablesError::UndefinedIndex { .. } => "42704",
+            TablesError::UndefinedIndex { .. } | TablesError::NoPrimaryKey { .. } => "42704",
+            TablesError::KeyColumns { .. } => "42601",
             TablesError::DuplicateRelation { .. } => "42P07",
             TablesError::DuplicateColumn { .. } => "42701",
             TablesError::UndefinedColumn { .. } => "42703",

@@ -239,6 +239,7 @@ fn operation(op: &Op<'_>) -> String {
         Op::Insert { slot, key, value } => format!("insert at {slot} {} = {}", show(key), show(value)),
         Op::Delete { slot } => format!("delete {slot}"),
         Op::SetValue { slot, value } => format!("set {slot} = {}", show(value)),
+        Op::Patch { slot, at, bytes } => format!("patch {slot} from {at} = {}", show(bytes)),
         Op::SplitOff { from, right, high } => format!("split off from {from}, right {right}, high {}", fence(high)),
         Op::Append { key, value } => format!("append {} = {}", show(key), show(value)),
         Op::SetBounds { right, high } => format!("bounds: right {right}, high {}", fence(high)),

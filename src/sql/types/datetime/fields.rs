@@ -96,7 +96,10 @@ pub fn extract_timestamp(name: &str, moment: i64, ty: SqlType, east_seconds: i32
         return unsupported(name, ty);
     }
     if infinite(moment) {
-        let grows = matches!(what, Field::Year | Field::Decade | Field::Century | Field::Millennium | Field::IsoYear | Field::Julian | Field::Epoch);
+        let grows = matches!(
+            what,
+            Field::Year | Field::Decade | Field::Century | Field::Millennium | Field::IsoYear | Field::Julian | Field::Epoch
+        );
         return if grows { fail("0A000", "NaN and infinity are not supported for type numeric") } else { Ok(None) };
     }
     let local = moment + i64::from(east_seconds) * SECOND;

@@ -145,7 +145,13 @@ fn day(fields: &Fields, context: &Context<'_>) -> Result<i32, Bad> {
         }
         year = 1 - year;
     } else if fields.short_year {
-        year += if year < 70 { 2000 } else if year < 100 { 1900 } else { 0 };
+        year += if year < 70 {
+            2000
+        } else if year < 100 {
+            1900
+        } else {
+            0
+        };
     } else if year <= 0 {
         return Err(Bad::Field);
     }
@@ -200,7 +206,10 @@ fn parse(text: &str) -> Result<Fields, Bad> {
         } else if byte.is_ascii_alphabetic() {
             at = word_end(bytes, at);
             // "Jan-08-1999" is a date, not a word.
-            if bytes.get(at).is_some_and(|b| matches!(b, b'-' | b'/')) && bytes.get(at + 1).is_some_and(u8::is_ascii_digit) && month(&text[start..at]).is_some() {
+            if bytes.get(at).is_some_and(|b| matches!(b, b'-' | b'/'))
+                && bytes.get(at + 1).is_some_and(u8::is_ascii_digit)
+                && month(&text[start..at]).is_some()
+            {
                 at = number_end(bytes, at);
                 date(&mut fields, &text[start..at])?;
             } else {
@@ -262,7 +271,9 @@ fn number_end(bytes: &[u8], mut at: usize) -> usize {
     loop {
         while at < bytes.len() && bytes[at].is_ascii_alphanumeric() {
             // Letters belong to it only behind a separator: "08-Jan-1999", not "10:00Z".
-            if bytes[at].is_ascii_alphabetic() && (at == 0 || !(bytes[at - 1].is_ascii_alphabetic() || matches!(bytes[at - 1], b'-' | b'/'))) {
+            if bytes[at].is_ascii_alphabetic()
+                && (at == 0 || !(bytes[at - 1].is_ascii_alphabetic() || matches!(bytes[at - 1], b'-' | b'/')))
+            {
                 return at;
             }
             at += 1;
@@ -363,7 +374,13 @@ fn clock(fields: &mut Fields, token: &str) -> Result<(), Bad> {
         None => Err(Bad::Syntax),
         Some(part) => Ok(part.split_once('.').unwrap_or((part, ""))),
     };
-    let number = |text: &str| if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) { Err(Bad::Syntax) } else { text.parse::<i32>().map_err(|_| Bad::Field) };
+    let number = |text: &str| {
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+            Err(Bad::Syntax)
+        } else {
+            text.parse::<i32>().map_err(|_| Bad::Field)
+        }
+    };
     let (hour, _) = whole(true)?;
     let (minute, minute_rest) = whole(true)?;
     let (second, fraction) = whole(false)?;
@@ -382,7 +399,13 @@ fn date(fields: &mut Fields, token: &str) -> Result<(), Bad> {
     }
     let parts: Vec<&str> = token.split(['-', '/', '.']).collect();
     let [a, b, c] = parts.as_slice() else { return Err(Bad::Syntax) };
-    let number = |text: &str| if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) { Err(Bad::Syntax) } else { text.parse::<i32>().map_err(|_| Bad::Field) };
+    let number = |text: &str| {
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+            Err(Bad::Syntax)
+        } else {
+            text.parse::<i32>().map_err(|_| Bad::Field)
+        }
+    };
     let named = |text: &str| month(text);
     let (year, month, day) = if let Some(month) = named(a) {
         (c, Some(month), b)

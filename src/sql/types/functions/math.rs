@@ -2,10 +2,10 @@
 
 use bigdecimal::BigDecimal;
 
+use super::super::operators::arity;
 use super::super::operators::{division_by_zero, float, float_power, on, whole};
 use super::super::resolve::{Function, Volatility};
 use super::super::{Context, Datum, SqlError, SqlType, fail, numeric};
-use super::super::operators::arity;
 use super::{row, unstable};
 
 const INT2: SqlType = SqlType::INT2;
@@ -58,15 +58,50 @@ pub(crate) static FUNCTIONS: &[Function] = &[
     row("abs", &[INT8], INT8, on!(Int8(a) => whole(a.checked_abs(), "bigint").map(Datum::Int8))),
     row("abs", &[FLOAT8], FLOAT8, on!(Float8(a) => real(a.abs()))),
     row("abs", &[NUMERIC], NUMERIC, on!(Numeric(a) => Ok(Datum::Numeric(a.abs())))),
-    row("mod", &[INT2, INT2], INT2, on!(Int2(a), Int2(b) => if *b == 0 { division_by_zero() } else { Ok(Datum::Int2(a.wrapping_rem(*b))) })),
-    row("mod", &[INT4, INT4], INT4, on!(Int4(a), Int4(b) => if *b == 0 { division_by_zero() } else { Ok(Datum::Int4(a.wrapping_rem(*b))) })),
-    row("mod", &[INT8, INT8], INT8, on!(Int8(a), Int8(b) => if *b == 0 { division_by_zero() } else { Ok(Datum::Int8(a.wrapping_rem(*b))) })),
+    row(
+        "mod",
+        &[INT2, INT2],
+        INT2,
+        on!(Int2(a), Int2(b) => if *b == 0 { division_by_zero() } else { Ok(Datum::Int2(a.wrapping_rem(*b))) }),
+    ),
+    row(
+        "mod",
+        &[INT4, INT4],
+        INT4,
+        on!(Int4(a), Int4(b) => if *b == 0 { division_by_zero() } else { Ok(Datum::Int4(a.wrapping_rem(*b))) }),
+    ),
+    row(
+        "mod",
+        &[INT8, INT8],
+        INT8,
+        on!(Int8(a), Int8(b) => if *b == 0 { division_by_zero() } else { Ok(Datum::Int8(a.wrapping_rem(*b))) }),
+    ),
     row("mod", &[NUMERIC, NUMERIC], NUMERIC, on!(Numeric(a), Numeric(b) => number(numeric::modulo(a, b)))),
     row("div", &[NUMERIC, NUMERIC], NUMERIC, on!(Numeric(a), Numeric(b) => number(numeric::div_trunc(a, b)))),
-    row("gcd", &[INT4, INT4], INT4, on!(Int4(a), Int4(b) => whole(i32::try_from(gcd((*a).into(), (*b).into())).ok(), "integer").map(Datum::Int4))),
-    row("gcd", &[INT8, INT8], INT8, on!(Int8(a), Int8(b) => whole(i64::try_from(gcd((*a).into(), (*b).into())).ok(), "bigint").map(Datum::Int8))),
-    row("lcm", &[INT4, INT4], INT4, on!(Int4(a), Int4(b) => whole(i32::try_from(lcm((*a).into(), (*b).into())).ok(), "integer").map(Datum::Int4))),
-    row("lcm", &[INT8, INT8], INT8, on!(Int8(a), Int8(b) => whole(i64::try_from(lcm((*a).into(), (*b).into())).ok(), "bigint").map(Datum::Int8))),
+    row(
+        "gcd",
+        &[INT4, INT4],
+        INT4,
+        on!(Int4(a), Int4(b) => whole(i32::try_from(gcd((*a).into(), (*b).into())).ok(), "integer").map(Datum::Int4)),
+    ),
+    row(
+        "gcd",
+        &[INT8, INT8],
+        INT8,
+        on!(Int8(a), Int8(b) => whole(i64::try_from(gcd((*a).into(), (*b).into())).ok(), "bigint").map(Datum::Int8)),
+    ),
+    row(
+        "lcm",
+        &[INT4, INT4],
+        INT4,
+        on!(Int4(a), Int4(b) => whole(i32::try_from(lcm((*a).into(), (*b).into())).ok(), "integer").map(Datum::Int4)),
+    ),
+    row(
+        "lcm",
+        &[INT8, INT8],
+        INT8,
+        on!(Int8(a), Int8(b) => whole(i64::try_from(lcm((*a).into(), (*b).into())).ok(), "bigint").map(Datum::Int8)),
+    ),
     row("ceil", &[NUMERIC], NUMERIC, on!(Numeric(a) => number(numeric::ceil(a)))),
     row("ceil", &[FLOAT8], FLOAT8, on!(Float8(a) => real(a.ceil()))),
     row("ceiling", &[NUMERIC], NUMERIC, on!(Numeric(a) => number(numeric::ceil(a)))),
@@ -86,9 +121,14 @@ pub(crate) static FUNCTIONS: &[Function] = &[
     row("pow", &[FLOAT8, FLOAT8], FLOAT8, on!(Float8(a), Float8(b) => float_power(*a, *b))),
     row("pow", &[NUMERIC, NUMERIC], NUMERIC, on!(Numeric(a), Numeric(b) => number(numeric::power(a, b)))),
     row("sqrt", &[NUMERIC], NUMERIC, on!(Numeric(a) => number(numeric::sqrt(a)))),
-    row("sqrt", &[FLOAT8], FLOAT8, on!(Float8(a) => {
-        if *a < 0.0 { fail("2201F", "cannot take square root of a negative number") } else { real(a.sqrt()) }
-    })),
+    row(
+        "sqrt",
+        &[FLOAT8],
+        FLOAT8,
+        on!(Float8(a) => {
+            if *a < 0.0 { fail("2201F", "cannot take square root of a negative number") } else { real(a.sqrt()) }
+        }),
+    ),
     row("cbrt", &[FLOAT8], FLOAT8, on!(Float8(a) => real(a.cbrt()))),
     row("exp", &[NUMERIC], NUMERIC, on!(Numeric(a) => number(numeric::exp(a)))),
     row("exp", &[FLOAT8], FLOAT8, on!(Float8(a) => float(a.exp(), a.is_infinite(), *a == f64::NEG_INFINITY))),
@@ -110,7 +150,9 @@ pub(crate) static FUNCTIONS: &[Function] = &[
     row("atan", &[FLOAT8], FLOAT8, on!(Float8(a) => within(a.atan(), *a))),
     row("atan2", &[FLOAT8, FLOAT8], FLOAT8, on!(Float8(a), Float8(b) => real(a.atan2(*b)))),
     row("pi", &[], FLOAT8, |_, _, _| real(std::f64::consts::PI)),
-    unstable("random", &[], FLOAT8, Volatility::Volatile, |_, _, context| real((context.outside.bits() >> 11) as f64 / 9_007_199_254_740_992.0)),
+    unstable("random", &[], FLOAT8, Volatility::Volatile, |_, _, context| {
+        real((context.outside.bits() >> 11) as f64 / 9_007_199_254_740_992.0)
+    }),
     unstable("gen_random_uuid", &[], SqlType::UUID, Volatility::Volatile, |_, _, context| {
         let mut uuid = [0u8; 16];
         uuid[..8].copy_from_slice(&context.outside.bits().to_be_bytes());

@@ -16,7 +16,13 @@ pub(crate) const fn row(name: &'static str, arguments: &'static [SqlType], resul
     Function { name, arguments, result, strict: true, volatility: Volatility::Immutable, call }
 }
 
-pub(crate) const fn unstable(name: &'static str, arguments: &'static [SqlType], result: SqlType, volatility: Volatility, call: Call) -> Function {
+pub(crate) const fn unstable(
+    name: &'static str,
+    arguments: &'static [SqlType],
+    result: SqlType,
+    volatility: Volatility,
+    call: Call,
+) -> Function {
     Function { name, arguments, result, strict: true, volatility, call }
 }
 
@@ -98,6 +104,7 @@ fn concat(_: SqlType, arguments: &[Datum], _: &Context<'_>) -> Result<Datum, Sql
 
 fn concat_ws(_: SqlType, arguments: &[Datum], _: &Context<'_>) -> Result<Datum, SqlError> {
     let Some((Datum::Text(separator), rest)) = arguments.split_first() else { return Ok(Datum::Null) };
-    let pieces: Vec<&str> = rest.iter().filter_map(|value| if let Datum::Text(value) = value { Some(value.as_str()) } else { None }).collect();
+    let pieces: Vec<&str> =
+        rest.iter().filter_map(|value| if let Datum::Text(value) = value { Some(value.as_str()) } else { None }).collect();
     Ok(Datum::Text(pieces.join(separator)))
 }

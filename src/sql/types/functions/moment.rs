@@ -36,9 +36,7 @@ fn extract(_: SqlType, arguments: &[Datum], context: &Context<'_>) -> Result<Dat
 fn date_part(_: SqlType, arguments: &[Datum], context: &Context<'_>) -> Result<Datum, SqlError> {
     let east = context.formats.zone.east_seconds;
     match arguments {
-        [Datum::Text(field), Datum::Date(days)] => {
-            datetime::date_part_timestamp(field, datetime::date_to_timestamp(*days)?, TIMESTAMP, 0)
-        }
+        [Datum::Text(field), Datum::Date(days)] => datetime::date_part_timestamp(field, datetime::date_to_timestamp(*days)?, TIMESTAMP, 0),
         [Datum::Text(field), Datum::Timestamp(moment)] => datetime::date_part_timestamp(field, *moment, TIMESTAMP, 0),
         [Datum::Text(field), Datum::TimestampTz(moment)] => datetime::date_part_timestamp(field, *moment, TIMESTAMPTZ, east),
         [Datum::Text(field), span @ Datum::Bytea(_)] => datetime::date_part_interval(field, Interval::from_datum(span)?),
@@ -72,7 +70,9 @@ fn date_trunc(_: SqlType, arguments: &[Datum], context: &Context<'_>) -> Result<
         [Datum::Text(field), Datum::Timestamp(moment)] => datetime::date_trunc_timestamp(field, *moment, TIMESTAMP).map(Datum::Timestamp),
         [Datum::Text(field), Datum::TimestampTz(moment)] => zoned(field, *moment, &context.formats.zone),
         [Datum::Text(field), Datum::TimestampTz(moment), Datum::Text(zone)] => zoned(field, *moment, &zone_named(zone)?),
-        [Datum::Text(field), span @ Datum::Bytea(_)] => datetime::date_trunc_interval(field, Interval::from_datum(span)?).map(Interval::datum),
+        [Datum::Text(field), span @ Datum::Bytea(_)] => {
+            datetime::date_trunc_interval(field, Interval::from_datum(span)?).map(Interval::datum)
+        }
         _ => arity(arguments),
     }
 }
@@ -106,7 +106,8 @@ fn span(value: Result<Interval, SqlError>) -> Result<Datum, SqlError> {
 }
 
 fn make_timestamp(_: SqlType, arguments: &[Datum], _: &Context<'_>) -> Result<Datum, SqlError> {
-    let [Datum::Int4(year), Datum::Int4(month), Datum::Int4(day), Datum::Int4(hour), Datum::Int4(minute), Datum::Float8(second)] = arguments
+    let [Datum::Int4(year), Datum::Int4(month), Datum::Int4(day), Datum::Int4(hour), Datum::Int4(minute), Datum::Float8(second)] =
+        arguments
     else {
         return arity(arguments);
     };
@@ -135,9 +136,7 @@ pub(crate) static FUNCTIONS: &[Function] = &[
     unstable("transaction_timestamp", &[], TIMESTAMPTZ, Volatility::Stable, now),
     unstable("current_timestamp", &[], TIMESTAMPTZ, Volatility::Stable, now),
     unstable("localtimestamp", &[], TIMESTAMP, Volatility::Stable, local_now),
-    unstable("current_date", &[], DATE, Volatility::Stable, |_, _, context| {
-        Ok(Datum::Date(datetime::timestamp_to_date(today(context)?)))
-    }),
+    unstable("current_date", &[], DATE, Volatility::Stable, |_, _, context| Ok(Datum::Date(datetime::timestamp_to_date(today(context)?)))),
     unstable("statement_timestamp", &[], TIMESTAMPTZ, Volatility::Stable, |_, _, context| Ok(Datum::TimestampTz(context.statement_start))),
     unstable("clock_timestamp", &[], TIMESTAMPTZ, Volatility::Volatile, |_, _, context| Ok(Datum::TimestampTz(context.outside.clock()))),
     row("extract", &[TEXT, DATE], NUMERIC, extract),

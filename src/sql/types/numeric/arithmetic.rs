@@ -13,7 +13,9 @@ use crate::sql::types::{SqlError, fail};
 fn aligned(a: &BigDecimal, b: &BigDecimal) -> (BigInt, BigInt, i64) {
     let ((a, a_scale), (b, b_scale)) = (parts(a), parts(b));
     let scale = a_scale.max(b_scale);
-    let widen = |digits: std::borrow::Cow<'_, BigInt>, from: i64| if from == scale { digits.into_owned() } else { digits.as_ref() * ten(scale - from) };
+    let widen = |digits: std::borrow::Cow<'_, BigInt>, from: i64| {
+        if from == scale { digits.into_owned() } else { digits.as_ref() * ten(scale - from) }
+    };
     (widen(a, a_scale), widen(b, b_scale), scale)
 }
 
@@ -84,11 +86,7 @@ pub fn div(a: &BigDecimal, b: &BigDecimal) -> Result<BigDecimal, SqlError> {
 pub(crate) fn div_to(a: &BigDecimal, b: &BigDecimal, scale: i64) -> Result<BigDecimal, SqlError> {
     let ((a, a_scale), (b, b_scale)) = (parts(a), parts(b));
     let shift = scale + b_scale - a_scale;
-    let quotient = if shift >= 0 {
-        round_div(&(a.as_ref() * ten(shift)), &b)
-    } else {
-        round_div(&a, &(b.as_ref() * ten(-shift)))
-    };
+    let quotient = if shift >= 0 { round_div(&(a.as_ref() * ten(shift)), &b) } else { round_div(&a, &(b.as_ref() * ten(-shift))) };
     make(quotient, scale)
 }
 

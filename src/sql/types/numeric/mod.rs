@@ -107,9 +107,8 @@ pub fn fit(value: BigDecimal, limit: Option<(u16, i16)>) -> Result<BigDecimal, S
         let power = precision - scale;
         let (lead, exponent) = if power != 0 { ("10^", power.to_string()) } else { ("", "1".to_owned()) };
         let mut error = SqlError::new("22003", "numeric field overflow");
-        error.detail = Some(format!(
-            "A field with precision {precision}, scale {scale} must round to an absolute value less than {lead}{exponent}."
-        ));
+        error.detail =
+            Some(format!("A field with precision {precision}, scale {scale} must round to an absolute value less than {lead}{exponent}."));
         return Err(error);
     }
     if rounded_scale >= 0 { make(rounded, rounded_scale) } else { make(rounded * ten(-rounded_scale), 0) }

@@ -1,0 +1,86 @@
+//! The way in for PostgreSQL clients, as `regroupd` opens and closes it around its storage.
+//!
+//! It listens before the storage is open, so that clients that come early are told how far the start is. Nothing when the configuration
+//! has no section `[postgres]`.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+use super::CommandError;
+use super::config::Config;
+use crate::base::{BoxFuture, Seams};
+use crate::node::store::Store;
+use crate::recovery::Progress;
+use crate::sql::session::{Admin, Engine, EngineOptions};
+use crate::sql::wire::options::PostgresOptions;
+use crate::sql::wire::server::Server;
+use crate::table::rows::Rows;
+
+/// What statements ask of the instance. Sessions end before the store closes, but tasks may linger.
+struct Instance {
+    store: Weak<Store>,
+}
+
+impl Admin for Instance {
+    fn checkpoint(&self) -> BoxFuture<Result<(), String>> {
+        let store = self.store.clone();
+        Box::pin(async move {
+            let store = store.upgrade().ok_or("the instance is stopping")?;
+            store.storage().checkpoint().await.map(|_| ()).map_err(|error| error.to_string())
+        })
+    }
+
+    fn vacuum(&self) -> BoxFuture<Result<(), String>> {
+        // Nothing to do by hand: undo is freed as snapshots end.
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The door, and where it is.
+#[derive(Clone)]
+pub(super) struct Door {
+    way: Option<(Server, SocketAddr, PostgresOptions)>,
+}
+
+impl Door {
+    /// Listens as `config` says.
+    pub(super) async fn listen(config: &Config, seams: &Seams) -> Result<Door, CommandError> {
+        let (Some(options), Some(listen)) = (&config.postgres, config.listen()) else { return Ok(Door { way: None }) };
+        let server = Server::new(seams.clone(), options.clone());
+        let address = server.listen(listen).await;
+        let address = address.map_err(|error| format!("can't listen for clients at {listen} (postgres.listen): {error}"))?;
+        Ok(Door { way: Some((server, address, options.clone())) })
+    }
+
+    /// Where clients find it.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.way.as_ref().map(|(_, address, _)| *address)
+    }
+
+    /// Clients that come now are told so.
+    pub(super) fn recovering(&self, progress: &Progress) {
+        let Some((server, ..)) = &self.way else { return };
+        let Progress { phase, unit, done, .. } = progress;
+        let of = progress.total.map(|total| format!(" of {total}")).unwrap_or_default();
+        let left = progress.left.map(|left| format!(", about {:.0} s left", left.as_secs_f64().ceil())).unwrap_or_default();
+        server.starting(format!("recovery, phase {phase}: {done}{of} {unit}{left}"));
+    }
+
+    /// Lets clients in.
+    pub(super) async fn open(&self, store: &Arc<Store>, seams: &Seams) -> Result<(), CommandError> {
+        let Some((server, _, options)) = &self.way else { return Ok(()) };
+        let admin = Arc::new(Instance { store: Arc::downgrade(store) });
+        let connections_max = options.max_connections;
+        let options = EngineOptions { connections_max, settings: options.settings(), ..EngineOptions::default() };
+        let engine = Engine::open(Rows::new(store.trees().clone()), seams.clone(), admin, options).await?;
+        server.open(engine);
+        Ok(())
+    }
+
+    /// Ends every session and waits until they are gone.
+    pub(super) async fn close(&self) {
+        if let Some((server, ..)) = &self.way {
+            server.close().await;
+        }
+    }
+}
