@@ -8,13 +8,34 @@
 //! The extended protocol: [`Session::prepare`] (Parse), [`Session::portal`] (Bind), [`Session::execute`] (Execute), [`Session::sync`]
 //! (Sync). After an error in either, nothing but `sync` until the client's Sync or the end of its query.
 
+mod compile;
+mod copy;
+mod ddl;
+mod portal;
+mod transaction;
+mod utility;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::error::{Notice, SqlError};
+use parking_lot::Mutex;
+
+use super::error::{Notice, Severity, SqlError};
+use super::parse::{self, Parsed};
+use super::sequence::Sequences;
+use super::settings::{Mark, Settings};
+use super::world::{Client, Clients, Outer, Snapshot, Stop, World, clock};
 use crate::base::Seams;
 use crate::base::runtime::BoxFuture;
-use crate::table::rows::Rows;
+use crate::table::rows::{self, Rows, Transaction};
+use crate::table::tables::Tables;
+use crate::txn::Isolation;
+
+pub use compile::Statement;
+pub use copy::CopyIn;
+pub use portal::Portal;
 
 /// What statements ask of the instance, and the layers below `sql` don't know.
 pub trait Admin: Send + Sync + 'static {
@@ -47,10 +68,17 @@ impl Default for EngineOptions {
 }
 
 struct Shared {
-    rows: Rows,
+    tables: Tables,
     seams: Seams,
     admin: Arc<dyn Admin>,
-    options: EngineOptions,
+    options: Arc<EngineOptions>,
+    clients: Clients,
+    sequences: Sequences,
+    /// The catalog as someone saw it last.
+    catalog: Mutex<Arc<Snapshot>>,
+    next_pid: AtomicI32,
+    next_transaction: AtomicU64,
+    since: i64,
 }
 
 /// The SQL engine of an instance. Clones share everything.
@@ -59,12 +87,51 @@ pub struct Engine {
     shared: Arc<Shared>,
 }
 
+/// Where a session stands between statements.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Nothing is open, or only an implicit transaction, until the next [`Session::sync`].
+    Implicit,
+    /// In a transaction block.
+    Block,
+    /// In a transaction block that failed.
+    Failed,
+}
+
+/// A place that ROLLBACK TO goes back to.
+struct NamedSavepoint {
+    name: String,
+    place: rows::Savepoint,
+    settings: Mark,
+}
+
+/// A statement prepared by PREPARE.
+#[derive(Clone)]
+struct Prepared {
+    statement: Statement,
+}
+
 /// A client's session.
 pub struct Session {
     engine: Engine,
+    world: World,
+    /// The transaction, once a statement has needed it.
+    txn: Option<Transaction>,
+    phase: Phase,
+    /// An implicit transaction failed: what follows until `sync` is for nothing.
+    doomed: bool,
+    isolation: Isolation,
+    read_only: bool,
+    savepoints: Vec<NamedSavepoint>,
+    /// Settings before the transaction, once it has changed any.
+    settings: Option<Mark>,
+    prepared: BTreeMap<String, Prepared>,
+    deallocated: Vec<String>,
+    /// Bodies of rows are put together here.
+    buffer: Vec<u8>,
 }
 
-/// What to do in which order to end a session's transaction: for ReadyForQuery.
+/// What a session tells its client of its transaction: for ReadyForQuery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TransactionStatus {
     /// No transaction block (`I`).
@@ -106,27 +173,9 @@ pub struct ColumnDesc {
 /// One statement of a simple query's text.
 #[derive(Clone, Debug)]
 pub struct RawStatement {
-    text: String,
+    text: Arc<str>,
+    parsed: Arc<Parsed>,
     last: bool,
-}
-
-/// A statement that was parsed and bound to the tables it names.
-#[derive(Clone)]
-pub struct Statement {
-    params: Vec<u32>,
-    columns: Option<Vec<ColumnDesc>>,
-}
-
-impl Statement {
-    /// OIDs of its parameters' types.
-    pub fn params(&self) -> &[u32] {
-        &self.params
-    }
-
-    /// What its rows look like; `None`: it gives no rows.
-    pub fn columns(&self) -> Option<&[ColumnDesc]> {
-        self.columns.as_deref()
-    }
 }
 
 /// Text or binary, as Bind and RowDescription number them.
@@ -138,24 +187,6 @@ pub enum Format {
     Text = 0,
     /// 1
     Binary = 1,
-}
-
-/// A statement with its parameters, under way or not yet begun.
-pub struct Portal {
-    columns: Option<Vec<ColumnDesc>>,
-    formats: Vec<Format>,
-}
-
-impl Portal {
-    /// What its rows look like; `None`: it gives no rows.
-    pub fn columns(&self) -> Option<&[ColumnDesc]> {
-        self.columns.as_deref()
-    }
-
-    /// The format of each column.
-    pub fn formats(&self) -> &[Format] {
-        &self.formats
-    }
 }
 
 /// Takes a statement's rows.
@@ -188,42 +219,67 @@ pub enum Progress {
     CopyIn(CopyIn),
 }
 
-/// A `COPY .. FROM STDIN` under way.
-pub struct CopyIn {
-    columns: usize,
-}
-
-impl CopyIn {
-    /// How many columns, all in text format.
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-}
-
 /// Stops what a session does; kept by whoever may want to.
 #[derive(Clone)]
-pub struct Canceller {}
+pub struct Canceller {
+    client: Arc<Client>,
+}
 
 impl Canceller {
     /// Cancels the statement under way (57014); when there is none, nothing happens.
-    pub fn cancel(&self) {}
+    pub fn cancel(&self) {
+        self.client.stop(Stop::Cancel);
+    }
 
     /// Has the session end: the statement under way fails with 57P01, and the door closes when [`Canceller::terminated`] completes.
-    pub fn terminate(&self) {}
+    pub fn terminate(&self) {
+        self.client.stop(Stop::Terminate);
+    }
 
     /// Completes when someone has called [`Canceller::terminate`] (`pg_terminate_backend`).
     pub async fn terminated(&self) {
-        std::future::pending::<()>().await;
+        loop {
+            let ended = self.client.ended.notified();
+            if self.client.is_ended() {
+                return;
+            }
+            ended.await;
+        }
     }
 }
 
 impl Engine {
-    /// Opens the engine over an instance's rows; reads the catalog.
+    /// Opens the engine over an instance's rows.
     ///
     /// # Errors
     /// The catalog can't be read.
     pub async fn open(rows: Rows, seams: Seams, admin: Arc<dyn Admin>, options: EngineOptions) -> Result<Engine, SqlError> {
-        Ok(Engine { shared: Arc::new(Shared { rows, seams, admin, options }) })
+        let since = clock(&seams);
+        let shared = Shared {
+            tables: Tables::new(rows),
+            seams,
+            admin,
+            options: Arc::new(options),
+            clients: Clients::default(),
+            sequences: Sequences::default(),
+            catalog: Mutex::default(),
+            next_pid: AtomicI32::new(1),
+            next_transaction: AtomicU64::new(1),
+            since,
+        };
+        let engine = Engine { shared: Arc::new(shared) };
+        let mut txn = engine.shared.tables.rows().begin(Isolation::ReadCommitted, rows::Interrupt::default());
+        txn.begin_statement();
+        let read = engine.shared.tables.tables(&txn).await;
+        txn.end_statement();
+        read?;
+        txn.commit().await?;
+        Ok(engine)
+    }
+
+    /// The typed tables below.
+    pub fn tables(&self) -> &Tables {
+        &self.shared.tables
     }
 
     /// A new session of `user` in `database`; `options` are the other parameters of the startup message.
@@ -231,25 +287,86 @@ impl Engine {
     /// # Errors
     /// 28000, no such role; 3D000, no such database; 22023 and the like, an option that can't be.
     pub fn session(&self, user: &str, database: &str, options: &[(String, String)]) -> Result<Session, SqlError> {
-        let _ = (user, database, options, &self.shared.rows, &self.shared.seams, &self.shared.admin, &self.shared.options);
-        Ok(Session { engine: self.clone() })
+        let shared = &self.shared;
+        if user != shared.options.role {
+            return Err(SqlError::new("28000", format!("role \"{user}\" does not exist")));
+        }
+        if database != shared.options.database {
+            return Err(SqlError::new("3D000", format!("database \"{database}\" does not exist")));
+        }
+        let fixed = [("session_authorization", user.to_string()), ("max_connections", shared.options.connections_max.to_string())];
+        let mut settings = Settings::new(&fixed);
+        for (name, value) in shared.options.settings.iter().chain(options) {
+            settings.set(name, Some(value), false)?;
+        }
+        settings.begin_session();
+        let now = clock(&shared.seams);
+        let secret = shared.seams.random() as i32;
+        let mut clients = shared.clients.lock();
+        let pid = loop {
+            let pid = shared.next_pid.fetch_add(1, Ordering::Relaxed) & i32::MAX;
+            if pid > 0 && !clients.contains_key(&pid) {
+                break pid;
+            }
+        };
+        let formats = settings.formats().clone();
+        let client = Arc::new(Client::new(pid, secret, user.to_string(), now, settings));
+        clients.insert(pid, client.clone());
+        drop(clients);
+        let world = World {
+            client,
+            clients: shared.clients.clone(),
+            options: shared.options.clone(),
+            seams: shared.seams.clone(),
+            catalog: shared.catalog.lock().clone(),
+            sequences: shared.sequences.clone(),
+            formats,
+            transaction_start: now,
+            statement_start: now,
+            transaction: 0,
+            engine_start: shared.since,
+            outer: Outer(shared.seams.clone()),
+        };
+        Ok(Session {
+            engine: self.clone(),
+            world,
+            txn: None,
+            phase: Phase::Implicit,
+            doomed: false,
+            isolation: Isolation::ReadCommitted,
+            read_only: false,
+            savepoints: Vec::new(),
+            settings: None,
+            prepared: BTreeMap::new(),
+            deallocated: Vec::new(),
+            buffer: Vec::new(),
+        })
     }
 
     /// A cancel request: stops the statement under way of the session with that process number and secret; nothing happens when there is none.
     pub fn cancel(&self, pid: i32, secret: i32) {
-        let _ = (pid, secret);
+        let client = self.shared.clients.lock().get(&pid).cloned();
+        if let Some(client) = client.filter(|client| client.secret == secret) {
+            client.stop(Stop::Cancel);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.engine.shared.clients.lock().remove(&self.world.client.pid);
     }
 }
 
 impl Session {
     /// Its number, for BackendKeyData, `pg_backend_pid()` and cancel requests.
     pub fn pid(&self) -> i32 {
-        0
+        self.world.client.pid
     }
 
     /// What a cancel request must know.
     pub fn secret(&self) -> i32 {
-        0
+        self.world.client.secret
     }
 
     /// The engine that it belongs to.
@@ -259,39 +376,48 @@ impl Session {
 
     /// Its canceller: stays valid while statements run.
     pub fn canceller(&self) -> Canceller {
-        Canceller {}
+        Canceller { client: self.world.client.clone() }
     }
 
     /// ParameterStatus messages for the start of the session.
     pub fn parameters(&self) -> Vec<(String, String)> {
-        Vec::new()
+        self.world.client.state.lock().settings.reported()
     }
 
     /// Settings that have changed since this was last asked and that clients are told of (ParameterStatus): ask before ReadyForQuery.
     pub fn take_parameters(&mut self) -> Vec<(&'static str, String)> {
-        Vec::new()
+        self.world.client.state.lock().settings.take_changed()
     }
 
     /// Notices since this was last asked: ask after each statement, before its CommandComplete.
     pub fn take_notices(&mut self) -> Vec<Notice> {
-        Vec::new()
+        std::mem::take(&mut self.world.client.state.lock().notices)
     }
 
     /// Prepared statements whose names `DEALLOCATE` said since this was last asked: the names are the caller's business. For
     /// `DEALLOCATE ALL` and `DISCARD ALL` the tag is enough.
     pub fn take_deallocated(&mut self) -> Vec<String> {
-        Vec::new()
+        std::mem::take(&mut self.deallocated)
+    }
+
+    fn notice(&self, severity: Severity, what: SqlError) {
+        self.world.client.state.lock().notices.push(Notice { severity, what });
     }
 
     /// For ReadyForQuery.
     pub fn status(&self) -> TransactionStatus {
-        TransactionStatus::Idle
+        match self.phase {
+            Phase::Implicit => TransactionStatus::Idle,
+            Phase::Block => TransactionStatus::InTransaction,
+            Phase::Failed => TransactionStatus::Failed,
+        }
     }
 
     /// How long the client may stay silent now before the door ends the session (`idle_in_transaction_session_timeout`, code 25P03, or
     /// `idle_session_timeout`, 57P05, by [`Session::status`]).
     pub fn idle_timeout(&self) -> Option<Duration> {
-        None
+        let name = if self.phase == Phase::Implicit { "idle_session_timeout" } else { "idle_in_transaction_session_timeout" };
+        self.world.client.state.lock().settings.time(name)
     }
 
     /// The statements of a simple query's text. They make one implicit transaction, unless they say otherwise.
@@ -299,89 +425,27 @@ impl Session {
     /// # Errors
     /// 42601: it can't be read.
     pub fn split(&mut self, sql: &str) -> Result<Vec<RawStatement>, SqlError> {
-        Ok(vec![RawStatement { text: sql.to_string(), last: true }])
-    }
-
-    /// Starts a statement of a simple query: all columns in text.
-    ///
-    /// # Errors
-    /// It can't be bound.
-    pub async fn start(&mut self, raw: &RawStatement) -> Result<Portal, SqlError> {
-        let _ = raw.last;
-        Err(SqlError::unsupported(&raw.text, "wait for it"))
-    }
-
-    /// Parses and binds a statement (Parse). `param_types`: OIDs that the client knows, 0 for those to find out; there may be fewer than
-    /// parameters. Names of statements are the caller's business.
-    ///
-    /// # Errors
-    /// 42601 and others of class 42: what is wrong with it. In a failed transaction 25P02, unless it ends that.
-    pub async fn prepare(&mut self, sql: &str, param_types: &[u32]) -> Result<Statement, SqlError> {
-        let _ = param_types;
-        Err(SqlError::unsupported(sql, "wait for it"))
-    }
-
-    /// Gives a statement its parameters (Bind). `param_formats` and `result_formats` as in the message: none (all text), one for all, or
-    /// one each.
-    ///
-    /// # Errors
-    /// 08P01, numbers that don't agree; 22P02, 22P03, a parameter that can't be read; 25P02.
-    pub async fn portal(
-        &mut self,
-        statement: &Statement,
-        params: Vec<Option<Vec<u8>>>,
-        param_formats: &[Format],
-        result_formats: &[Format],
-    ) -> Result<Portal, SqlError> {
-        let _ = (params, param_formats);
-        Ok(Portal { columns: statement.columns.clone(), formats: result_formats.to_vec() })
-    }
-
-    /// Goes on with a portal (Execute) until `max_rows` rows were given (0: all of them).
-    ///
-    /// # Errors
-    /// What the statement died of. The session has dealt with its transaction: see [`Session::status`].
-    pub async fn execute(&mut self, portal: &mut Portal, max_rows: usize, sink: &mut dyn RowSink) -> Result<Progress, SqlError> {
-        let _ = (portal, max_rows, sink);
-        Err(SqlError::unsupported("execution", "wait for it"))
-    }
-
-    /// Bytes of a `COPY .. FROM STDIN`; they may be cut anywhere.
-    ///
-    /// # Errors
-    /// A row that can't be read or put: the copy is over, the statement has failed. Drop `copy`, drain what the client still sends.
-    pub async fn copy_data(&mut self, copy: &mut CopyIn, data: &[u8]) -> Result<(), SqlError> {
-        let _ = (copy, data);
-        Ok(())
-    }
-
-    /// The client has sent everything: the tag of CommandComplete.
-    ///
-    /// # Errors
-    /// As [`Session::copy_data`].
-    pub async fn copy_done(&mut self, copy: CopyIn) -> Result<String, SqlError> {
-        let _ = copy;
-        Ok("COPY 0".into())
-    }
-
-    /// The client gives up (CopyFail), or what it sent made no sense: the statement has failed with the error returned (57014).
-    pub async fn copy_fail(&mut self, copy: CopyIn, message: &str) -> SqlError {
-        let _ = copy;
-        SqlError::new("57014", format!("COPY from stdin failed: {message}"))
+        let all = match parse::statements(sql) {
+            Ok(all) => all,
+            Err(error) => {
+                self.fail();
+                return Err(error);
+            }
+        };
+        let text: Arc<str> = sql.into();
+        let count = all.len();
+        let raw = |(at, parsed)| RawStatement { text: text.clone(), parsed: Arc::new(parsed), last: at + 1 == count };
+        Ok(all.into_iter().enumerate().map(raw).collect())
     }
 
     /// The client was told of an error that the session knows nothing of (no such portal, text that isn't UTF-8): the transaction block
     /// fails as after any other.
-    pub fn fail(&mut self) {}
-
-    /// Ends a round (Sync, or the end of a simple query): commits the implicit transaction, or rolls it back after an error.
-    ///
-    /// # Errors
-    /// The commit failed: tell the client before ReadyForQuery.
-    pub async fn sync(&mut self) -> Result<(), SqlError> {
-        Ok(())
+    pub fn fail(&mut self) {
+        let goes_on = self.goes_on();
+        match self.phase {
+            Phase::Implicit => self.doomed = true,
+            Phase::Block if !goes_on => self.phase = Phase::Failed,
+            Phase::Block | Phase::Failed => {}
+        }
     }
-
-    /// Ends the session: what is open is rolled back.
-    pub async fn close(self) {}
 }

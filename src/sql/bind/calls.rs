@@ -11,7 +11,7 @@ use crate::sql::plan::expr::Aggregator;
 use crate::sql::plan::{AggregateCall, Expr, Plan, SetFunction, Subplan, Wanted};
 use crate::sql::types::aggregate::is_aggregate;
 use crate::sql::types::cast::find_cast;
-use crate::sql::types::{CastContext, Datum, SqlType, resolve_aggregate, resolve_function};
+use crate::sql::types::{CastContext, SqlType, resolve_aggregate, resolve_function};
 
 /// Where positions of aggregates begin, until groups are known.
 pub(super) const AGGREGATES: usize = 1 << 40;
@@ -262,8 +262,8 @@ impl Binder<'_> {
         match (name, args.len()) {
             ("generate_series", 2 | 3) => {
                 let types: Vec<SqlType> = args.iter().map(|arg| arg.ty).collect();
-                let small = types.iter().all(|ty| matches!(ty, SqlType::INT2 | SqlType::INT4 | SqlType::Unknown));
-                let integers = types.iter().all(|ty| matches!(ty, SqlType::INT2 | SqlType::INT4 | SqlType::INT8 | SqlType::Unknown));
+                let small = types.iter().all(|ty| matches!(*ty, SqlType::INT2 | SqlType::INT4 | SqlType::Unknown));
+                let integers = types.iter().all(|ty| matches!(*ty, SqlType::INT2 | SqlType::INT4 | SqlType::INT8 | SqlType::Unknown));
                 if !integers {
                     return Err(SqlError::unsupported("generate_series of what is no integer", "Compute the values from integers."));
                 }

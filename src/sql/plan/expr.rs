@@ -340,7 +340,7 @@ impl Expr {
         visit(self);
         match self {
             Expr::Const(_) | Expr::Column(_) | Expr::Param(_) | Expr::Outer { .. } | Expr::Answer(_) => {}
-            Expr::Compare(_, left, right) | Expr::Same(ty, left, right) => {
+            Expr::Compare(_, _, left, right) | Expr::Same(_, left, right) | Expr::Element(_, left, right) => {
                 left.walk(visit);
                 right.walk(visit);
             }

@@ -1,0 +1,197 @@
+//! COPY: rows from the client, rows to it.
+
+use std::sync::Arc;
+
+use super::{Portal, Progress, RowSink, Session};
+use crate::sql::bind;
+use crate::sql::describe::quoted;
+use crate::sql::error::SqlError;
+use crate::sql::exec::copy::{Lines, Style, Writer};
+use crate::sql::exec::{self, Cx, Run, State};
+use crate::sql::parse::{self, Copy, Parsed};
+use crate::sql::plan::Action;
+use crate::sql::types::{Datum, SqlType, input};
+use crate::table::catalog::Table;
+use crate::table::rows::OnConflict;
+use crate::table::tables::Loader;
+use crate::txn::TableLock;
+
+/// A `COPY .. FROM STDIN` under way.
+pub struct CopyIn {
+    table: Arc<Table>,
+    /// Positions of the columns that come.
+    targets: Vec<usize>,
+    style: Style,
+    lines: Lines,
+    loader: Loader,
+    /// Defaults of the columns that don't come.
+    defaults: Vec<(usize, bind::Bound)>,
+    /// Lines read.
+    line: u64,
+    fields: Vec<Option<Vec<u8>>>,
+    row: Vec<Datum>,
+    last: bool,
+}
+
+impl CopyIn {
+    /// How many columns, all in text format.
+    pub fn columns(&self) -> usize {
+        self.targets.len()
+    }
+}
+
+impl Session {
+    /// Begins COPY.
+    pub(super) async fn begin_copy(
+        &mut self,
+        copy: &Copy,
+        portal: &mut Portal,
+        max_rows: usize,
+        sink: &mut dyn RowSink,
+    ) -> Result<Progress, SqlError> {
+        let style = Style::of(copy)?;
+        if copy.from {
+            return self.begin_copy_in(copy, style, portal.is_last()).await.map(|copy| Progress::CopyIn(copy));
+        }
+        let parsed = match (&copy.query, &copy.table) {
+            (Some(query), _) => Parsed::Query(query.clone()),
+            (None, Some(table)) => {
+                let names: Vec<String> = copy.columns.iter().map(|column| quoted(column)).collect();
+                let columns = if names.is_empty() { "*".to_string() } else { names.join(", ") };
+                parse::single(&format!("select {columns} from {}", quoted(table)))?
+            }
+            (None, None) => return Err(SqlError::new("42601", "COPY of nothing")),
+        };
+        let sql = portal.sql();
+        let statement = self.compile(sql, Arc::new(parsed), &[]).await?;
+        self.begin_copy_out(portal, (statement, Writer::new(style)), max_rows, sink).await
+    }
+
+    async fn begin_copy_in(&mut self, copy: &Copy, style: Style, last: bool) -> Result<CopyIn, SqlError> {
+        self.refuse_read_only("COPY FROM")?;
+        self.refresh_catalog().await?;
+        let name = copy.table.as_deref().unwrap_or_default();
+        let tables = self.engine.shared.tables.clone();
+        let txn = self.transaction();
+        let table = tables.open(txn, name, TableLock::RowExclusive, OnConflict::Wait).await?;
+        txn.begin_statement();
+        let mut targets = Vec::new();
+        for column in &copy.columns {
+            let at = table.column(column).ok_or_else(|| {
+                SqlError::new("42703", format!("column \"{column}\" of relation \"{}\" does not exist", table.name))
+            })?;
+            if targets.contains(&at) {
+                return Err(SqlError::new("42701", format!("column \"{column}\" specified more than once")));
+            }
+            targets.push(at);
+        }
+        if targets.is_empty() {
+            targets = (0..table.columns.len()).collect();
+        }
+        let loader = tables.loader(txn, &table, copy.freeze).await?;
+        let mut defaults = Vec::new();
+        for (at, column) in table.columns.iter().enumerate().filter(|(at, _)| !targets.contains(at)) {
+            if let Some(text) = &column.default {
+                let parsed = parse::expression(text)?;
+                defaults.push((at, bind::bind_constant(text, &parsed, column.ty.into(), &self.world)?));
+            }
+        }
+        let row = vec![Datum::Null; table.columns.len()];
+        let (lines, line) = (Lines::new(style.clone()), 0);
+        Ok(CopyIn { table, targets, style, lines, loader, defaults, line, fields: Vec::new(), row, last })
+    }
+
+    /// Bytes of a `COPY .. FROM STDIN`; they may be cut anywhere.
+    ///
+    /// # Errors
+    /// A row that can't be read or put: the copy is over, the statement has failed. Drop `copy`, drain what the client still sends.
+    pub async fn copy_data(&mut self, copy: &mut CopyIn, data: &[u8]) -> Result<(), SqlError> {
+        copy.lines.push(data);
+        let outcome = self.take_lines(copy, false).await;
+        self.settled(outcome).await
+    }
+
+    async fn take_lines(&mut self, copy: &mut CopyIn, all: bool) -> Result<(), SqlError> {
+        for line in copy.lines.whole(all) {
+            copy.line += 1;
+            if copy.line == 1 && copy.style.has_header() {
+                continue;
+            }
+            self.world.client.check()?;
+            self.take_line(copy, &line).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_line(&mut self, copy: &mut CopyIn, line: &[u8]) -> Result<(), SqlError> {
+        let mut fields = std::mem::take(&mut copy.fields);
+        copy.style.fields(line, &mut fields)?;
+        if fields.len() > copy.targets.len() {
+            return Err(SqlError::new("22P04", "extra data after last expected column"));
+        }
+        if fields.len() < copy.targets.len() {
+            let column = &copy.table.columns[copy.targets[fields.len()]].name;
+            return Err(SqlError::new("22P04", format!("missing data for column \"{column}\"")));
+        }
+        for (field, at) in fields.iter().zip(&copy.targets) {
+            let column = &copy.table.columns[*at];
+            copy.row[*at] = match field {
+                None => Datum::Null,
+                Some(bytes) => match std::str::from_utf8(bytes) {
+                    Ok(text) => input(SqlType::from(column.ty), text, &self.world.context())?,
+                    Err(_) => return Err(SqlError::new("22021", "invalid byte sequence for encoding \"UTF8\"")),
+                },
+            };
+        }
+        copy.fields = fields;
+        for (at, default) in &copy.defaults {
+            copy.row[*at] = self.value_of(default).await?;
+        }
+        let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "COPY without a transaction")) };
+        copy.loader.push(txn, &copy.row).await.map_err(|error| self.told(error))
+    }
+
+    /// The value of a constant expression, which may have to wait.
+    pub(super) async fn value_of(&mut self, bound: &bind::Bound) -> Result<Datum, SqlError> {
+        let program = &bound.program;
+        let Action::Query(plan) = &program.action else { return Err(SqlError::new("XX000", "a value that is none")) };
+        self.transaction();
+        let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "a value without a transaction")) };
+        let mut run = Run::default();
+        let mut cx = Cx { txn, tables: &self.engine.shared.tables, program, run: &mut run, world: &self.world };
+        let rows = exec::next(plan, &mut State::new(plan), &mut cx).await?;
+        Ok(rows.into_iter().flatten().next().unwrap_or(Datum::Null))
+    }
+
+    /// The client has sent everything: the tag of CommandComplete.
+    ///
+    /// # Errors
+    /// As [`Session::copy_data`].
+    pub async fn copy_done(&mut self, mut copy: CopyIn) -> Result<String, SqlError> {
+        let outcome = self.take_lines(&mut copy, true).await;
+        let outcome = match outcome {
+            Ok(()) => self.finish_copy(copy).await,
+            Err(error) => Err(error),
+        };
+        self.settled(outcome).await
+    }
+
+    async fn finish_copy(&mut self, copy: CopyIn) -> Result<String, SqlError> {
+        let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "COPY without a transaction")) };
+        let count = copy.loader.finish(txn).await;
+        let count = count.map_err(|error| self.told(error))?;
+        if let Some(txn) = &mut self.txn {
+            txn.end_statement();
+        }
+        if copy.last && self.status() == super::TransactionStatus::Idle {
+            self.commit().await?;
+        }
+        Ok(format!("COPY {count}"))
+    }
+
+    /// The client gives up (CopyFail), or what it sent made no sense: the statement has failed with the error returned (57014).
+    pub async fn copy_fail(&mut self, copy: CopyIn, message: &str) -> SqlError {
+        drop(copy);
+        self.failed(SqlError::new("57014", format!("COPY from stdin failed: {message}")), None).await
+    }
+}

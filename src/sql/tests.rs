@@ -1,0 +1,1 @@
+//! Real SQL through sessions.
