@@ -29,7 +29,6 @@ use regroup::redo::record::{Change, Changes, GROUP_HEADER, Group, GroupKind, Op,
 use regroup::sql::session::{Admin, Engine, EngineOptions};
 use regroup::sql::wire::options::PostgresOptions;
 use regroup::sql::wire::server::Server;
-use regroup::table::rows::Rows;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{conversation, samples, world};
@@ -257,7 +256,7 @@ impl Door {
         let server = Server::new(seams.clone(), PostgresOptions { message_bytes_max: 1 << 16, ..PostgresOptions::default() });
         let store = sim.run(async {
             let store = world::open(&seams, &media, &world::small()).await.expect("the store can be opened");
-            let rows = Rows::new(store.trees().clone());
+            let rows = store.rows().clone();
             let engine = Engine::open(rows, seams.clone(), Arc::new(NoAdmin), EngineOptions::default()).await;
             server.open(engine.expect("the engine can be opened"));
             store

@@ -14,7 +14,6 @@ use crate::recovery::Progress;
 use crate::sql::session::{Admin, Engine, EngineOptions};
 use crate::sql::wire::options::PostgresOptions;
 use crate::sql::wire::server::Server;
-use crate::table::rows::Rows;
 
 /// What statements ask of the instance. Sessions end before the store closes, but tasks may linger.
 struct Instance {
@@ -72,7 +71,7 @@ impl Door {
         let admin = Arc::new(Instance { store: Arc::downgrade(store) });
         let connections_max = options.max_connections;
         let options = EngineOptions { connections_max, settings: options.settings(), ..EngineOptions::default() };
-        let engine = Engine::open(Rows::new(store.trees().clone()), seams.clone(), admin, options).await?;
+        let engine = Engine::open(store.rows().clone(), seams.clone(), admin, options).await?;
         server.open(engine);
         Ok(())
     }
