@@ -264,7 +264,7 @@ impl Generator {
                 draft.copy = statement::copy_rows(&mut self.random, &table, &columns).into_bytes();
                 if self.random.chance(0.15) {
                     // A row too short or too long, or one that is no value of anything.
-                    draft.copy.extend_from_slice(self.random.pick::<&[u8]>(&[b"\n", b"1\t2\t3\t4\t5\t6\t7\t8\n", b"\\.\n"]));
+                    draft.copy.extend_from_slice(self.random.pick::<&[u8]>(&[b"1\t2\t3\t4\t5\t6\t7\t8\n", b"\\.\n"]));
                 }
                 Some(draft)
             }
