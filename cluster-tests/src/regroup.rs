@@ -344,7 +344,7 @@ impl Regroup {
 impl Crashable for Regroup {
     fn endpoint(&self) -> Endpoint {
         let daemon = self.daemon.as_ref().expect("it runs");
-        let address = ["open", "listening"].iter().find_map(|name| Some(daemon.event(name)?["postgres"].as_str()?.to_owned()));
+        let address = ["open", "starting"].iter().find_map(|name| Some(daemon.event(name)?["postgres"].as_str()?.to_owned()));
         let address = address.expect("it said where it listens");
         let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address has a port");
         Endpoint { listener: Listener::Tcp(port), user: "regroup".into(), database: "regroup".into() }
