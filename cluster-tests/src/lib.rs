@@ -7,5 +7,7 @@ pub mod fuzz;
 pub mod model;
 pub mod samples;
 pub mod seeds;
+pub mod txn_load;
+pub mod txn_model;
 pub mod workload;
 pub mod world;
