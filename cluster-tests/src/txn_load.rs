@@ -425,6 +425,7 @@ impl Subject {
         self.statement(tx);
         let tree = self.call((tx.start, tx.interrupt.clone()), random, tx.inner.create_tree()).await?;
         assert!(tree.0 >= FIRST_MADE);
+        tx.wrote = true;
         let name: Cell = (CATALOG, tree.0.to_be_bytes().to_vec());
         let rows: Vec<(Vec<u8>, Vec<u8>)> =
             (0..random.below(300)).map(|number: u64| (number.to_be_bytes().to_vec(), tx.new_value(random, self.load.value_bytes))).collect();
@@ -462,6 +463,7 @@ impl Subject {
         }
         let changed = self.call((tx.start, tx.interrupt.clone()), random, tx.inner.delete(TreeId(CATALOG), &name.1, row.version)).await?;
         assert!(matches!(changed, Changed::Done(_)), "someone changed the name of a locked tree: {changed:?}");
+        tx.wrote = true;
         self.history.lock().wrote(tx.id, name, None, false, Some(row.value), tx.if_repeatable());
         self.call((tx.start, tx.interrupt.clone()), random, tx.inner.drop_tree(TreeId(tree))).await?;
         self.history.lock().count("trees dropped");

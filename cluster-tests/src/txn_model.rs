@@ -396,7 +396,8 @@ impl History {
             }
             let counts = |before: &&Entry| is_before(before, entry, class);
             self.judge_seen(cell, chain, at, class, waived).or_else(wrong)?;
-            let other = chain[..at].iter().rev().filter(counts).find(|before| before.txn != entry.txn);
+            // Over an own version nothing is to be judged: an insertion over a deletion may be there, whoever made that.
+            let other = chain[..at].iter().rev().find(counts).filter(|before| before.txn != entry.txn);
             if let (Some(snapshot), Some(other)) = (entry.snapshot, other) {
                 match class(other.txn) {
                     Class::Known(scn) if scn > snapshot => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cluster_tests::test_named;
 use cluster_tests::txn_load::{FIXED, Load, Subject, made_trees, raw, visible};
-use cluster_tests::txn_model::{FIRST_MADE, History, Rows, difference};
+use cluster_tests::txn_model::{CATALOG, FIRST_MADE, History, Rows, difference, tree_named};
 use cluster_tests::world::{self, close, open, shape, small, sound};
 use parking_lot::Mutex;
 use regroup::base::options::{DoubleWrite, LogMode, Options};
@@ -56,33 +56,44 @@ fn prepare(seed: u64) -> MemoryMedia {
     media
 }
 
-/// Waits until nobody has anything left to do, and finds everything tidy: no losers, no waiters, nothing remembered, no row of a loser.
-async fn becomes_quiet(subject: &Subject, expected: &Rows, what: &str) {
+/// Waits until nobody has anything left to do, and finds everything tidy: no losers, no waiters, nothing remembered, no row of a loser, no
+/// tree that nobody names; and what is there is what committed.
+async fn becomes_quiet(subject: &Subject, what: &str) {
     let (store, seams) = (&subject.store, &subject.seams);
     let since = seams.now();
+    let wait = async |why: &str| {
+        assert!(seams.now().since(since) < QUIET, "{what}: never quiet: {:?}, {why}", store.rows().status());
+        seams.sleep(Duration::from_millis(20)).await;
+    };
     loop {
         let status = store.rows().status();
-        let quiet = status.losers == 0 && status.garbage == 0 && status.transactions == 0 && status.waiting == 0 && status.snapshots == 0;
-        let named: Vec<u32> = named_trees(expected);
-        if quiet && made_trees(store).await.expect("the trees can be listed") == named {
+        if status.losers + status.garbage + status.transactions + status.waiting + status.snapshots == 0 {
             break;
         }
-        assert!(seams.now().since(since) < QUIET, "{what}: never quiet: {status:?}, trees {named:?}, {:?}", made_trees(store).await);
-        seams.sleep(Duration::from_millis(20)).await;
+        wait("").await;
     }
-    let trees: Vec<u32> = FIXED.into_iter().chain(named_trees(expected)).collect();
+    let found = visible(store).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let history = subject.history.lock().clone();
+    let survivors = history.survivors(&found, &history.acknowledged()).unwrap_or_else(|why| panic!("{what}: {why}"));
+    let expected = history.expected(&survivors);
+    assert!(found == expected, "{what}: {}", difference(&expected, &found));
+    let named = named_trees(&expected);
+    while made_trees(store).await.expect("the trees can be listed") != named {
+        wait(&format!("trees {named:?}, {:?}", made_trees(store).await)).await;
+    }
+    let trees: Vec<u32> = FIXED.into_iter().chain(named).collect();
     for tree in &trees {
         let (found, kept) = store.rows().vacuum(TreeId(*tree)).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(kept, 0, "{what}: {found} deleted rows in tree {tree}, of which some can't go though nobody sees them");
     }
     let (rows, deleted) = raw(store, &trees).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(deleted, 0, "{what}: deleted rows are left after a vacuum");
-    assert!(rows == *expected, "{what}: in the trees themselves: {}", difference(expected, &rows));
+    assert!(rows == expected, "{what}: in the trees themselves: {}", difference(&expected, &rows));
     sound(store, what).await;
 }
 
 fn named_trees(expected: &Rows) -> Vec<u32> {
-    expected.keys().filter(|cell| cell.0 == cluster_tests::txn_model::CATALOG).filter_map(cluster_tests::txn_model::tree_named).collect()
+    expected.keys().filter(|cell| cell.0 == CATALOG).filter_map(tree_named).collect()
 }
 
 /// A new transaction, at once, while losers are still there: sees what committed. The life before is judged by it.
@@ -140,10 +151,7 @@ impl Lives {
             async {
                 subject.run(seed).await;
                 if end == End::Closed || quiet {
-                    let found = visible(&subject.store).await.expect("what is there can be read");
-                    let must = history.lock().acknowledged();
-                    let survivors = history.lock().survivors(&found, &must).unwrap_or_else(|why| panic!("end of {what}: {why}"));
-                    becomes_quiet(&subject, &history.lock().expected(&survivors), &format!("end of {what}")).await;
+                    becomes_quiet(&subject, &format!("end of {what}")).await;
                 }
                 let Subject { store, .. } = subject;
                 if end == End::Closed {
