@@ -61,7 +61,10 @@ impl Binder<'_> {
                     return self.aggregate(&name, function, list, scope);
                 }
                 if function.filter.is_some() || list.duplicate_treatment.is_some() || !list.clauses.is_empty() {
-                    return Err(SqlError::new("42809", format!("DISTINCT, FILTER or ORDER BY specified, but {name} is not an aggregate function")));
+                    return Err(SqlError::new(
+                        "42809",
+                        format!("DISTINCT, FILTER or ORDER BY specified, but {name} is not an aggregate function"),
+                    ));
                 }
                 let args = plain(&list.args)?.into_iter().map(|arg| self.expr(arg, scope)).collect::<Result<Vec<_>, _>>()?;
                 self.call(&name, args)
@@ -93,7 +96,10 @@ impl Binder<'_> {
             }
             ("pg_sleep", 1) => return self.waiting(Wanted::Sleep, args, &[SqlType::FLOAT8], SqlType::Void),
             ("generate_series" | "unnest" | "generate_subscripts" | "regexp_split_to_table" | "string_to_table", _) => {
-                return Err(SqlError::unsupported("a set-returning function inside an expression", "Call it in FROM, or alone as a column."));
+                return Err(SqlError::unsupported(
+                    "a set-returning function inside an expression",
+                    "Call it in FROM, or alone as a column.",
+                ));
             }
             _ => {}
         }
@@ -144,8 +150,8 @@ impl Binder<'_> {
         let takes = |from: SqlType, to: SqlType| {
             to == SqlType::Any || from == SqlType::Unknown || from == to || find_cast(from, to, CastContext::Implicit).is_some()
         };
-        let Some(builtin) = Builtin::named(name, args.len())
-            .find(|builtin| args.iter().zip(builtin.0.arguments).all(|(arg, to)| takes(arg.ty, *to)))
+        let Some(builtin) =
+            Builtin::named(name, args.len()).find(|builtin| args.iter().zip(builtin.0.arguments).all(|(arg, to)| takes(arg.ty, *to)))
         else {
             return Ok(None);
         };

@@ -104,7 +104,8 @@ pub(super) fn qualified(name: &ast::ObjectName, database: &str) -> Result<(Optio
     let schema = parts.pop();
     match parts.pop() {
         Some(other) if other != database => {
-            Err(SqlError::new("0A000", format!("cross-database references are not implemented: \"{other}\"")).hint("There is one database."))
+            Err(SqlError::new("0A000", format!("cross-database references are not implemented: \"{other}\""))
+                .hint("There is one database."))
         }
         _ => Ok((schema, last)),
     }

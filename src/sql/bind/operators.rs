@@ -151,7 +151,13 @@ impl Binder<'_> {
         Ok((Comparison::Function(function), left))
     }
 
-    pub(super) fn binary(&mut self, left: &ast::Expr, op: &BinaryOperator, right: &ast::Expr, scope: &Scope<'_>) -> Result<Typed, SqlError> {
+    pub(super) fn binary(
+        &mut self,
+        left: &ast::Expr,
+        op: &BinaryOperator,
+        right: &ast::Expr,
+        scope: &Scope<'_>,
+    ) -> Result<Typed, SqlError> {
         match op {
             BinaryOperator::And | BinaryOperator::Or => {
                 let what = if *op == BinaryOperator::And { "AND" } else { "OR" };

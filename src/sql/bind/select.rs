@@ -255,7 +255,11 @@ impl Binder<'_> {
             || select.qualify.is_some()
             || select.value_table_mode.is_some()
             || select.exclude.is_some();
-        if strange { Err(refused("this clause of SELECT", "Regroup has WHERE, GROUP BY, HAVING, ORDER BY, LIMIT and OFFSET.")) } else { Ok(()) }
+        if strange {
+            Err(refused("this clause of SELECT", "Regroup has WHERE, GROUP BY, HAVING, ORDER BY, LIMIT and OFFSET."))
+        } else {
+            Ok(())
+        }
     }
 
     /// A SELECT, with the ORDER BY, LIMIT and FOR UPDATE of the query that it is the whole of.

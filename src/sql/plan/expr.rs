@@ -365,7 +365,9 @@ impl Expr {
                 left.walk(visit);
                 array.walk(visit);
             }
-            Expr::Cast(_, arg) | Expr::Not(arg) | Expr::IsNull(arg) | Expr::Is(arg, _) | Expr::InAnswer { left: arg, .. } => arg.walk(visit),
+            Expr::Cast(_, arg) | Expr::Not(arg) | Expr::IsNull(arg) | Expr::Is(arg, _) | Expr::InAnswer { left: arg, .. } => {
+                arg.walk(visit)
+            }
             Expr::Case(branches, otherwise) => {
                 branches.iter().for_each(|(when, then)| {
                     when.walk(visit);

@@ -156,7 +156,9 @@ impl Session {
                 }
                 ("transaction_isolation", Some("serializable")) => return Err(crate::sql::parse::serializable()),
                 ("transaction_read_only", Some("on" | "true" | "1")) => crate::sql::parse::Modes { isolation: None, read_only: Some(true) },
-                ("transaction_read_only", Some("off" | "false" | "0")) => crate::sql::parse::Modes { isolation: None, read_only: Some(false) },
+                ("transaction_read_only", Some("off" | "false" | "0")) => {
+                    crate::sql::parse::Modes { isolation: None, read_only: Some(false) }
+                }
                 _ => return Err(SqlError::new("22023", format!("invalid value for parameter \"{name}\""))),
             };
             return self.set_transaction(modes);
