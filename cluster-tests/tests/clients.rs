@@ -16,7 +16,9 @@ fn said(output: &Output) -> String {
 /// Runs `command`, which package `package` brings.
 fn output(command: &mut Command, package: &str) -> Output {
     let name = command.get_program().to_string_lossy().into_owned();
-    command.output().unwrap_or_else(|error| panic!("{name} can't be run ({error}): install package {package} (Debian's name), or run tools/test as root"))
+    command.output().unwrap_or_else(|error| {
+        panic!("{name} can't be run ({error}): install package {package} (Debian's name), or run tools/test as root")
+    })
 }
 
 /// Runs `command`, which must succeed; gives what it said.
@@ -40,15 +42,20 @@ fn psql(endpoint: &Endpoint, statements: &[&str]) -> String {
 fn psql_works() {
     let mut regroup = Regroup::start(Setup::default());
     let endpoint = regroup.endpoint();
-    let create = "CREATE TABLE shop (id int PRIMARY KEY, name varchar(20) NOT NULL, price numeric(8,2)); CREATE INDEX shop_name ON shop (name)";
-    let lines = psql(&endpoint, &[
-        create,
-        "INSERT INTO shop VALUES (1, 'apple', 1.5), (2, 'pear', 2), (3, 'plum', NULL)",
-        "SELECT * FROM shop ORDER BY id",
-        "BEGIN; DELETE FROM shop; SELECT count(*) FROM shop; ROLLBACK; SELECT count(*) FROM shop",
-        "\\echo :SERVER_VERSION_NUM",
-    ]);
-    assert_eq!(lines, "1|apple|1.50\n2|pear|2.00\n3|plum|\n0\n3\n150000\n");
+    let create =
+        "CREATE TABLE shop (id int PRIMARY KEY, name varchar(20) NOT NULL, price numeric(8,2)); CREATE INDEX shop_name ON shop (name)";
+    let lines = psql(
+        &endpoint,
+        &[
+            create,
+            "INSERT INTO shop VALUES (1, 'apple', 1.5), (2, 'pear', 2), (3, 'plum', NULL)",
+            "SELECT * FROM shop ORDER BY id",
+            "BEGIN; DELETE FROM shop; SELECT count(*) FROM shop; ROLLBACK; SELECT count(*) FROM shop",
+            "\\echo :SERVER_VERSION_NUM",
+        ],
+    );
+    let version = lines.strip_prefix("1|apple|1.50\n2|pear|2.00\n3|plum|\n0\n3\n").unwrap_or_else(|| panic!("{lines}"));
+    assert!(version.starts_with("1500"), "drivers take it for PostgreSQL 15: {version}");
     // As a terminal's user sees it: tags, headers, the number of rows; from standard input, with a COPY in it.
     let script = "\\set QUIET off\nUPDATE shop SET price = price * 2 WHERE price > 1;\n\\copy shop from stdin\n4\tfig\t0.25\n\\.\n\
                   SELECT id, price FROM shop WHERE name = 'fig';\n\\gset\nCHECKPOINT;\nVACUUM;\nANALYZE shop;\n";
@@ -60,9 +67,16 @@ fn psql_works() {
         assert!(shown.contains(expected), "no {expected:?} in:\n{shown}");
     }
     // Errors as psql shows them, and its exit status.
-    let failed = output(endpoint.program("psql").args(["-X", "-v", "VERBOSITY=verbose", "-v", "ON_ERROR_STOP=1", "-c", "SELECT nme FROM shop"]), "postgresql-client");
+    let failed = output(
+        endpoint.program("psql").args(["-X", "-v", "VERBOSITY=verbose", "-v", "ON_ERROR_STOP=1", "-c", "SELECT nme FROM shop"]),
+        "postgresql-client",
+    );
     let shown = said(&failed);
-    assert!(!failed.status.success() && shown.contains("ERROR:  42703: column \"nme\" does not exist\nLINE 1: SELECT nme FROM shop\n               ^"), "{shown}");
+    assert!(
+        !failed.status.success()
+            && shown.contains("ERROR:  42703: column \"nme\" does not exist\nLINE 1: SELECT nme FROM shop\n               ^"),
+        "{shown}"
+    );
     for (user, database, expected) in
         [("nobody", "regroup", "role \"nobody\" does not exist"), ("regroup", "nothing", "database \"nothing\" does not exist")]
     {
@@ -115,7 +129,8 @@ fn sysbench_works() {
     let mut regroup = Regroup::start(Setup { ring_mib: 64, cache_mib: 64, ..Setup::default() });
     let endpoint = regroup.endpoint();
     let sysbench = |script: &str, what: &str| {
-        let port = endpoint.program("psql").get_envs().find_map(|(name, value)| (name == "PGPORT").then_some(value?)).map(ToOwned::to_owned);
+        let port =
+            endpoint.program("psql").get_envs().find_map(|(name, value)| (name == "PGPORT").then_some(value?)).map(ToOwned::to_owned);
         let mut command = Command::new("sysbench");
         command.arg(script).args(["--db-driver=pgsql", "--pgsql-host=127.0.0.1", "--pgsql-user=regroup", "--pgsql-db=regroup"]);
         command.arg(format!("--pgsql-port={}", port.expect("an endpoint has a port").to_string_lossy()));
@@ -150,7 +165,12 @@ fn python() -> PathBuf {
 fn script(name: &str, modules: &str, packages: &str) {
     let python = python();
     let present = output(Command::new(&python).args(["-c", &format!("import {modules}")]), "python3-venv");
-    assert!(present.status.success(), "{} lacks {modules}: run tools/test, or pip install {packages}\n{}", python.display(), said(&present));
+    assert!(
+        present.status.success(),
+        "{} lacks {modules}: run tools/test, or pip install {packages}\n{}",
+        python.display(),
+        said(&present)
+    );
     let mut regroup = Regroup::start(Setup::default());
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name);
     let mut command = Command::new(&python);

@@ -4,9 +4,14 @@
 
 use std::fmt;
 
-/// An error or, as a [`Notice`], a remark, in PostgreSQL's terms.
+/// An error or, as a [`Notice`], a remark, in PostgreSQL's terms. Its fields are in a box: nearly every function here returns
+/// `Result<_, SqlError>`, and results are moved for every value of every row.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SqlError {
+pub struct SqlError(Box<Fields>);
+
+/// What an error says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fields {
     /// SQLSTATE: five characters.
     pub code: &'static str,
     /// The primary message: one line, no full stop.
@@ -25,11 +30,25 @@ pub struct SqlError {
     pub column: Option<String>,
 }
 
+impl std::ops::Deref for SqlError {
+    type Target = Fields;
+
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for SqlError {
+    fn deref_mut(&mut self) -> &mut Fields {
+        &mut self.0
+    }
+}
+
 impl SqlError {
     /// An error with that SQLSTATE and message.
     pub fn new(code: &'static str, message: impl Into<String>) -> SqlError {
         let message = message.into();
-        SqlError { code, message, detail: None, hint: None, position: None, constraint: None, table: None, column: None }
+        SqlError(Box::new(Fields { code, message, detail: None, hint: None, position: None, constraint: None, table: None, column: None }))
     }
 
     /// 0A000: what Regroup doesn't do, with a hint at what to do instead.

@@ -203,7 +203,10 @@ impl Session {
             // A default that can't be computed is refused now rather than at the first INSERT; that of a sequence to be made is known.
             if let Some(text) = column.default.as_ref().filter(|text| named_in(text).is_none()) {
                 let parsed = parse::expression(text)?;
-                bind::bind_constant(text, &parsed, column.ty.into(), &self.world).map_err(|error| SqlError { position: None, ..error })?;
+                bind::bind_constant(text, &parsed, column.ty.into(), &self.world).map_err(|mut error| {
+                    error.position = None;
+                    error
+                })?;
             }
         }
         let tables = self.engine.shared.tables.clone();

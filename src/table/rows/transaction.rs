@@ -133,9 +133,25 @@ impl Transaction {
         Ok(found.map(|(version, value)| Row { key: key.to_vec(), value, version }))
     }
 
+    /// The newest committed version of the row of `key`, or its own, whatever the statement's snapshot sees: for definitions, which are
+    /// kept from changing by locks.
+    ///
+    /// # Errors
+    /// [`RowError`].
+    pub async fn get_latest(&self, tree: TreeId, key: &[u8]) -> Result<Option<Row>, RowError> {
+        let now = self.rows.shared.book.snapshot();
+        let found = self.rows.visible(tree, key, Eyes { me: self.id(), snapshot: now.scn() }).await?;
+        Ok(found.map(|(version, value)| Row { key: key.to_vec(), value, version }))
+    }
+
     /// The rows of a range.
     pub fn cursor(&self, tree: TreeId, low: Bound<Vec<u8>>, high: Bound<Vec<u8>>, direction: Direction) -> Cursor {
-        Cursor::new(tree, low, high, direction)
+        Cursor::new(tree, low, high, direction, None)
+    }
+
+    /// The rows of a range as they are now, as [`Transaction::get_latest`] has them.
+    pub fn cursor_latest(&self, tree: TreeId, low: Bound<Vec<u8>>, high: Bound<Vec<u8>>, direction: Direction) -> Cursor {
+        Cursor::new(tree, low, high, direction, Some(self.rows.shared.book.snapshot()))
     }
 
     /// Inserts a row; waits for another transaction that has a row of this key under way.
@@ -261,7 +277,7 @@ impl Transaction {
     /// [`RowError`].
     pub async fn create_tree(&mut self) -> Result<TreeId, RowError> {
         let rows = self.rows.clone();
-        let tree = TreeId(rows.shared.next_tree.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let tree = rows.new_tree_number().await?;
         // First the record: a crash in between leaves a record of a tree that isn't there, not a tree that nobody knows.
         let number = self.note(tree, Action::MadeTree).await?;
         rows.shared.trees.create_tree(tree).await?;
