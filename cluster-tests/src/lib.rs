@@ -18,5 +18,7 @@ pub mod samples;
 pub mod seeds;
 pub mod stock;
 pub mod wire;
+pub mod txn_load;
+pub mod txn_model;
 pub mod workload;
 pub mod world;

@@ -54,7 +54,8 @@ fn psql_works() {
             "\\echo :SERVER_VERSION_NUM",
         ],
     );
-    assert_eq!(lines, "1|apple|1.50\n2|pear|2.00\n3|plum|\n0\n3\n150000\n");
+    let version = lines.strip_prefix("1|apple|1.50\n2|pear|2.00\n3|plum|\n0\n3\n").unwrap_or_else(|| panic!("{lines}"));
+    assert!(version.starts_with("1500"), "drivers take it for PostgreSQL 15: {version}");
     // As a terminal's user sees it: tags, headers, the number of rows; from standard input, with a COPY in it.
     let script = "\\set QUIET off\nUPDATE shop SET price = price * 2 WHERE price > 1;\n\\copy shop from stdin\n4\tfig\t0.25\n\\.\n\
                   SELECT id, price FROM shop WHERE name = 'fig';\n\\gset\nCHECKPOINT;\nVACUUM;\nANALYZE shop;\n";

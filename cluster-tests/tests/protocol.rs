@@ -166,6 +166,7 @@ fn announced_lengths_take_no_memory() {
     let mut client = regroup.client();
     let sql = format!("SELECT 1 -- {}", "x".repeat(20 << 20));
     assert_eq!(client.value(&sql).expect("a long statement is possible"), "1");
+    drop(client);
     back_to(&mut regroup, before, 32 << 10);
     regroup.stop();
 }

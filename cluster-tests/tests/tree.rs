@@ -73,6 +73,7 @@ async fn create(directory: &Path, frames: usize, kind: DiskKind) -> Store {
         interval: Duration::from_secs(2),
         recovery_time_target: None,
         means,
+        payload_share: 1.0,
         on_checkpoint: None,
     });
     Trees::bootstrap(cache.clone(), THREAD).await.unwrap();

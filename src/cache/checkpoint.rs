@@ -76,6 +76,8 @@ pub struct CheckpointSetup {
     pub recovery_time_target: Option<Duration>,
     /// What recovery would have to work with.
     pub means: Means,
+    /// Which part of the log behind the checkpoint is change groups, when that is known; else 1.
+    pub payload_share: f64,
     /// Told of each checkpoint.
     pub on_checkpoint: Option<OnCheckpoint>,
 }
@@ -112,13 +114,14 @@ struct Task {
 impl Checkpointer {
     /// Starts the checkpointer.
     pub fn start(setup: CheckpointSetup) -> Checkpointer {
-        let CheckpointSetup { cache, log, file, control, interval, recovery_time_target, means, on_checkpoint } = setup;
+        let CheckpointSetup { cache, log, file, control, interval, recovery_time_target, means, payload_share, on_checkpoint } = setup;
         let (requests, receive) = mpsc::unbounded_channel();
         let (stop, gone) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (ended, transactions) = (Arc::new(Mutex::new(None)), Arc::new(OnceLock::new()));
         let predicted_us = Arc::new(AtomicU64::new(0));
         let last_interval = log.appended();
-        let pace = Pace::new(recovery_time_target, control.forecast.rates, means, cache.seams().now(), last_interval);
+        let mut pace = Pace::new(recovery_time_target, control.forecast.rates, means, cache.seams().now(), last_interval);
+        pace.learn_share(payload_share);
         let task = Task {
             cache: cache.clone(),
             log,
@@ -253,6 +256,9 @@ impl Task {
     /// Writes pages when recovery would take too long; otherwise takes down what it would take, if that is news.
     async fn look(&mut self) -> Result<(), CacheError> {
         let now = self.cache.seams().now();
+        if let Some(share) = self.log.payload_share() {
+            self.pace.learn_share(share);
+        }
         let (checkpoint, end) = (self.control.checkpoint, self.log.appended());
         let goal = self.pace.goal(now, checkpoint, end, &self.cache.shared.dirty.lock());
         if let Some(goal) = goal {

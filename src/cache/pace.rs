@@ -22,6 +22,8 @@ pub(super) struct Pace {
     target: Option<Duration>,
     rates: Rates,
     means: Means,
+    /// Which part of the log's blocks is groups.
+    share: f64,
     /// Where the log ended when, oldest first; the first is the newest that is older than a quarter of the target.
     past: VecDeque<(Instant, Lsn)>,
     /// It was said that the target is missed.
@@ -31,7 +33,7 @@ pub(super) struct Pace {
 impl Pace {
     /// `target` is none when recovery may take as long as it takes. At `now` the log ends at `position`.
     pub(super) fn new(target: Option<Duration>, rates: Rates, means: Means, now: Instant, position: Lsn) -> Pace {
-        Pace { target, rates, means, past: VecDeque::from([(now, position)]), told: false }
+        Pace { target, rates, means, share: 1.0, past: VecDeque::from([(now, position)]), told: false }
     }
 
     /// Time between two looks; none without a target.
@@ -39,9 +41,16 @@ impl Pace {
         self.target.map(|target| (target / 40).clamp(Duration::from_millis(10), Duration::from_secs(1)))
     }
 
+    /// Which part of the log's blocks is groups.
+    pub(super) fn learn_share(&mut self, share: f64) {
+        self.share = share.clamp(0.0, 1.0);
+    }
+
     /// How long a crash now would keep the store closed: the log from `checkpoint` to `end`, and so many dirty pages.
     pub(super) fn predict(&self, checkpoint: Lsn, end: Lsn, pages: usize) -> Prediction {
-        self.rates.predict(Work { log_bytes: end.0.saturating_sub(checkpoint.0), pages: pages as u64 }, self.means)
+        let log_bytes = end.0.saturating_sub(checkpoint.0);
+        let group_bytes = (log_bytes as f64 * self.share) as u64;
+        self.rates.predict(Work { log_bytes, group_bytes, pages: pages as u64 }, self.means)
     }
 
     /// Whether a prediction of `new` instead of `old`, which is on disk, is worth writing down.

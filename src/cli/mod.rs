@@ -1,6 +1,15 @@
 //! L11: commands, one file each. `clusterctl` and `regroupd` are thin mains over this.
 //!
-//! Exit codes: 0 done, 1 it ran and found something wrong, 2 it could not run (bad arguments, storage that can't be opened).
+//! ```text
+//! init (template: regroup.toml)      start  stop  status  checkpoint  connect  logs      verify  superblock  salvage  demo
+//!        \                                 \       |      /                                /
+//!         layout: what lies where in D      observe: what an instance is doing, from outside
+//!                                             /           |            \
+//!                            process: which one      admin: its socket   its control block
+//!                                             \           |
+//! serve (door: PostgreSQL clients): the instance's own process         config, settings: the configuration     size: 64MiB
+//! ```
+//! Exit codes: 0 done, 1 it ran and found something wrong, 2 it could not run, or not do what was asked. For operators: `docs/clusterctl.md`.
 
 pub mod admin;
 pub mod checkpoint;

@@ -31,7 +31,7 @@ use crate::recovery::Progress;
 const EVERY: Duration = Duration::from_millis(5);
 
 /// Longest wait for the I/O of an earlier process of the instance.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to run.
 #[derive(ClapArgs)]

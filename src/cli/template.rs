@@ -59,6 +59,15 @@ pub const OPTIONS: &[Explained] = &[
         range: "5 to 80",
     },
     Explained {
+        name: "recovery_time_target_ms",
+        meaning: &[
+            "Longest time that recovery after a crash may be predicted to take, in milliseconds; 0 for any. Pages are written early enough for it,",
+            "as far as the disk manages; commits are not slowed down for it. The prediction comes from rates measured on this machine.",
+        ],
+        default: "10000",
+        range: "0, or 500 to 3600000",
+    },
+    Explained {
         name: "double_write",
         meaning: &[
             "Whether pages go through the double-write area, which mends pages that a power failure tore:",
@@ -80,6 +89,12 @@ pub const OPTIONS: &[Explained] = &[
         meaning: &["Memory that recovery may use beyond the page cache, in bytes; more means fewer readings of a long log."],
         default: "67108864",
         range: "16777216 (16 MiB) to 2^40",
+    },
+    Explained {
+        name: "undo_bytes_max",
+        meaning: &["Undo kept for snapshots, in bytes: beyond it the oldest is used again, and old snapshots may get an error."],
+        default: "4294967296",
+        range: "1048576 (1 MiB) to 2^50",
     },
     Explained { name: "recovery_workers", meaning: &["Parallel redo jobs; 0 is one per processor core."], default: "0", range: "0 to 256" },
 ];

@@ -1,7 +1,7 @@
 //! L1: bytes to durable media.
 //!
 //! [`Disk`] is the whole boundary: a few methods over numbered files. `uring` and `threads` are the real ones, `memory` is the
-//! simulated one with seeded faults. A disk knows nothing of pages or logs. It never retries a failed write or flush (rule 14):
+//! simulated one with seeded faults, `overlay` keeps writes to itself. A disk knows nothing of pages or logs. It never retries a failed write or flush (rule 14):
 //! it reports, the owner of the bytes decides.
 
 pub mod buffer;
@@ -9,6 +9,7 @@ mod driver;
 mod file;
 pub mod lock;
 pub mod memory;
+pub mod overlay;
 mod request;
 pub mod threads;
 pub mod uring;

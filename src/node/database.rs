@@ -64,6 +64,8 @@
 //! ```
 
 mod scan;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 use std::path::Path;

@@ -290,6 +290,7 @@ impl Storage {
             interval: options.checkpoint_interval(),
             recovery_time_target: options.recovery_time_target(),
             means: recovery::means(options.recovery_memory_bytes as usize, cache.frames()),
+            payload_share: recovered.as_ref().map_or(1.0, RecoveryReport::payload_share),
             on_checkpoint,
         });
         tasks.checkpointer = Some(checkpointer.stopper());

@@ -121,8 +121,8 @@ pub struct Counts {
     pub space: u64,
     /// Formatted, but free.
     pub free: u64,
-    /// Of other kinds.
-    pub other: u64,
+    /// Undo, and slots of transactions.
+    pub undo: u64,
     /// Never written.
     pub blank: u64,
     /// Torn, with a double-write image that mends it at the next recovery.
@@ -301,8 +301,8 @@ impl<H: FnMut(Heard)> Walk<'_, H> {
         let counter = match stamp.kind() {
             Some(Kind::Tree) => &mut counts.tree,
             Some(Kind::Space) => &mut counts.space,
-            Some(kind) if kind != Kind::Free => &mut counts.other,
-            Some(_) | None => &mut counts.free,
+            Some(Kind::Slots | Kind::Undo) => &mut counts.undo,
+            Some(Kind::Free) | None => &mut counts.free,
         };
         *counter += 1;
         if stamp.kind() == Some(Kind::Space) {

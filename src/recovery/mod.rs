@@ -130,7 +130,7 @@ impl Recovery {
         meter.begin("scan", "bytes", (control.durable.0 - control.checkpoint.0).into());
         let (end, kept) = self.scan(&control, &mut pages, &mut segment, &mut report, &mut meter).await?;
         report.scanned(&control, &end, &pages);
-        let work = Work { log_bytes: report.log_bytes, pages: report.pages_in_log - report.pages_struck };
+        let work = Work { log_bytes: report.log_bytes, group_bytes: report.group_bytes, pages: report.pages_in_log - report.pages_struck };
         let predicted = control.forecast.rates.predict(work, means(self.memory, frames));
         report.phases.push(meter.end(predicted.scan));
 

@@ -74,6 +74,8 @@ pub struct RecoveryReport {
     pub log_durable: u64,
     /// How often the log was read: once when it fits into memory; else again, for as many pages at a time as the cache holds.
     pub readings: u32,
+    /// Bytes of change groups in the log; the rest is block headers and what blocks left free.
+    pub group_bytes: u64,
     /// Change groups in the log.
     pub groups: u64,
     /// Page changes in the log.
@@ -120,6 +122,7 @@ impl RecoveryReport {
             log_bytes: 0,
             log_durable: 0,
             readings: 0,
+            group_bytes: 0,
             groups: 0,
             changes: 0,
             changes_applied: 0,
@@ -141,6 +144,7 @@ impl RecoveryReport {
 
     pub(super) fn count(&mut self, group: &LogGroup<'_>) {
         self.scn = self.scn.max(group.header.scn.0);
+        self.group_bytes += group.header.length as u64;
         if group.header.kind == GroupKind::Changes {
             self.groups += 1;
             self.changes += group.header.items as u64;
@@ -173,6 +177,11 @@ impl RecoveryReport {
     fn sum(&mut self) {
         self.seconds = self.phases.iter().map(|phase| phase.seconds).sum();
         self.predicted_seconds = self.phases.iter().map(|phase| phase.predicted_seconds).sum();
+    }
+
+    /// Which part of the log is change groups; 1 when there is no log.
+    pub fn payload_share(&self) -> f64 {
+        if self.log_bytes == 0 { 1.0 } else { self.group_bytes as f64 / self.log_bytes as f64 }
     }
 
     /// Opening took so long in all, recovery included; returns how much of it was opening alone.

@@ -112,6 +112,8 @@ struct State {
     waiters: VecDeque<(Lsn, oneshot::Sender<Result<(), LogError>>)>,
     /// Checksum of the last block written.
     last_crc: u32,
+    /// Bytes of groups appended.
+    payload: u64,
     /// What keeps the checkpoint where it is until a person helps.
     held: Option<HeldBy>,
     ended: Option<LogError>,
@@ -199,6 +201,7 @@ impl LogWriter {
             wanted: Lsn(0),
             waiters: VecDeque::new(),
             last_crc: place.start_crc,
+            payload: 0,
             held: None,
             ended: None,
             closing: false,
@@ -230,6 +233,14 @@ impl LogWriter {
     /// Everything before this has been appended: a group appended later starts here or behind.
     pub fn appended(&self) -> Lsn {
         self.shared.state.lock().end()
+    }
+
+    /// Which part of the log written since opening is groups, not headers of blocks and what their ends leave free; nothing while that is too
+    /// little to tell.
+    pub fn payload_share(&self) -> Option<f64> {
+        let state = self.shared.state.lock();
+        let written = state.end().0 - self.shared.place.start.0;
+        (written >= LOG_WRITE_MAX as u64).then(|| state.payload as f64 / written as f64)
     }
 
     /// Bytes of the ring in use and in all.
@@ -465,6 +476,7 @@ impl State {
     /// Copies a group behind the last one, over as many blocks as it takes. Room was reserved.
     fn put(&mut self, group: &[u8]) -> (Lsn, Lsn) {
         let mut start = None;
+        self.payload += group.len() as u64;
         let mut rest = group;
         while !rest.is_empty() {
             if self.fill.is_multiple_of(LOG_BLOCK) {

@@ -57,6 +57,12 @@ pub enum Function {
     Lower,
     /// `cardinality`.
     Cardinality,
+    /// A vector as an array.
+    FromVector,
+    /// `array || array`, `array_cat`.
+    Concat,
+    /// `array || element`, `array_append`: the element comes as an array of one.
+    Append,
 }
 
 impl Function {
@@ -77,11 +83,26 @@ impl Function {
         if self == Function::ToString { SqlType::TEXT } else { SqlType::INT4 }
     }
 
+    /// `array || array`: null is empty, unless both are.
+    fn concat(ty: SqlType, args: &[Datum], context: &Context<'_>) -> Result<Datum, SqlError> {
+        let mut all = Vec::new();
+        for arg in args.iter().filter(|arg| **arg != Datum::Null) {
+            all.extend(elements(ty, arg, context)?);
+        }
+        match args.iter().all(|arg| *arg == Datum::Null) {
+            true => Ok(Datum::Null),
+            false => Ok(build(element_of(ty).unwrap_or(SqlType::TEXT), &all, context.formats)),
+        }
+    }
+
     /// Calls it with an array of type `ty` and more.
     ///
     /// # Errors
     /// 22P02: it is no array.
     pub fn call(self, ty: SqlType, args: &[Datum], context: &Context<'_>) -> Result<Datum, SqlError> {
+        if matches!(self, Function::Concat | Function::Append) {
+            return Function::concat(ty, args, context);
+        }
         let (Some(array @ Datum::Text(_)), false) = (args.first(), args.get(1) == Some(&Datum::Null)) else { return Ok(Datum::Null) };
         let list = elements(ty, array, context)?;
         let (length, first) = (list.len() as i32, lower_bound(ty));
@@ -98,10 +119,12 @@ impl Function {
                 Datum::Text(shown.collect::<Vec<_>>().join(between))
             }
             Function::Cardinality => Datum::Int4(length),
+            Function::FromVector => build(element_of(ty).unwrap_or(SqlType::TEXT), &list, context.formats),
             _ if !one_dimension => Datum::Null,
             Function::Length => Datum::Int4(length),
             Function::Upper => Datum::Int4(first + length - 1),
             Function::Lower => Datum::Int4(first),
+            Function::Concat | Function::Append => Datum::Null,
         })
     }
 }

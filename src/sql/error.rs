@@ -4,9 +4,14 @@
 
 use std::fmt;
 
-/// An error or, as a [`Notice`], a remark, in PostgreSQL's terms.
+/// An error or, as a [`Notice`], a remark, in PostgreSQL's terms. Its fields are in a box: nearly every function here returns
+/// `Result<_, SqlError>`, and results are moved for every value of every row.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SqlError {
+pub struct SqlError(Box<Fields>);
+
+/// What an error says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fields {
     /// SQLSTATE: five characters.
     pub code: &'static str,
     /// The primary message: one line, no full stop.
@@ -25,16 +30,32 @@ pub struct SqlError {
     pub column: Option<String>,
 }
 
+impl std::ops::Deref for SqlError {
+    type Target = Fields;
+
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for SqlError {
+    fn deref_mut(&mut self) -> &mut Fields {
+        &mut self.0
+    }
+}
+
 impl SqlError {
     /// An error with that SQLSTATE and message.
     pub fn new(code: &'static str, message: impl Into<String>) -> SqlError {
         let message = message.into();
-        SqlError { code, message, detail: None, hint: None, position: None, constraint: None, table: None, column: None }
+        SqlError(Box::new(Fields { code, message, detail: None, hint: None, position: None, constraint: None, table: None, column: None }))
     }
 
     /// 0A000: what Regroup doesn't do, with a hint at what to do instead.
     pub fn unsupported(what: impl fmt::Display, hint: impl Into<String>) -> SqlError {
-        SqlError::new("0A000", format!("{what} is not supported")).hint(hint)
+        let what = what.to_string();
+        let several = what.ends_with('s') && !what.ends_with("ss") && what.starts_with(|c: char| c.is_ascii_lowercase());
+        SqlError::new("0A000", format!("{what} {} not supported", if several { "are" } else { "is" })).hint(hint)
     }
 
     /// With a detail.

@@ -17,8 +17,6 @@ pub mod plan;
 pub mod sequence;
 pub mod session;
 pub mod settings;
-#[cfg(test)]
-mod tests;
 pub mod types;
 pub mod views;
 pub mod wire;

@@ -138,7 +138,8 @@ impl Client {
     /// Stops what it does; a session that is to end stays so.
     pub fn stop(&self, why: Stop) {
         // An earlier reason gives way only to the end of the session.
-        let _ = self.stop.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now == 0 || why == Stop::Terminate).then_some(why as u8));
+        let _ =
+            self.stop.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now == 0 || why == Stop::Terminate).then_some(why as u8));
         self.interrupt.set();
         if why == Stop::Terminate {
             self.ended.notify_one();

@@ -3,7 +3,7 @@
 //! ```text
 //! node     what is in a page        split, merge  structure changes       space    free pages
 //! descend  from tree to leaf        write         puts and deletes        scan     ranges, both ways
-//! drop     whole trees
+//! drop     whole trees                append  whole leaves behind a tree's end
 //! change   one atomic change group  directory     which trees there are   check    is all of it sound
 //! ```
 //! Callers: recovery and node, later transactions. Everything here is synchronous over latched pages and is restarted when it has to wait
@@ -12,6 +12,7 @@
 //! over [`crate::base::limits::INLINE_MAX`]. Format: `docs/formats/tree.md`.
 
 pub mod catalog;
+mod append;
 mod change;
 pub mod check;
 pub mod datum;

@@ -137,6 +137,11 @@ impl Draft {
         Draft { bytes, kind: Kind::Space, tree: TreeId(0) }
     }
 
+    /// The bytes so far.
+    pub(super) fn peek(&self) -> &[u8] {
+        &self.bytes[..]
+    }
+
     /// The bytes, to fill in.
     pub(super) fn bytes(&mut self) -> &mut [u8] {
         &mut self.bytes[..]

@@ -143,7 +143,7 @@ impl Change<'_> {
     }
 
     /// Moves the cells of the root into a new page and makes the root that page's parent.
-    fn move_root_down(&mut self, tree: TreeId, root: PageId) -> Result<PageId, TableError> {
+    pub(super) fn move_root_down(&mut self, tree: TreeId, root: PageId) -> Result<PageId, TableError> {
         let level = slotted::level(self.page(root));
         if level >= LEVEL_MAX {
             return Err(damaged(tree, root, Damage::TooHigh { found: level }));

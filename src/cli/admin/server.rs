@@ -210,7 +210,7 @@ impl Board {
     }
 }
 
-/// Passes on what a check says. Bounded by the check itself: `findings::TOLD_MAX` findings, and progress once a second.
+/// Passes on what a check says. Bounded by the check itself: `findings::TOLD_MAX` findings, and progress now and then.
 struct Relay {
     send: mpsc::UnboundedSender<Answer>,
 }

@@ -7,22 +7,27 @@ use std::sync::atomic::AtomicU64;
 
 use super::findings::{Findings, Listener, Step, Summary};
 use crate::base::limits::CACHE_FRAMES_MIN;
+use crate::base::options::Options;
 use crate::base::{PageId, Seams, ThreadId};
 use crate::cache::double_write::DoubleWrite;
 use crate::cache::{Cache, CacheSetup, LocalGrants};
 use crate::cli::CommandError;
 use crate::cli::config::Config;
-use crate::disk::{Access, Disk};
+use crate::disk::overlay::OverlayDisk;
+use crate::disk::{Access, Disk, open_disk};
+use crate::node::storage::Opening;
 use crate::node::store::Store;
 use crate::ops::scrub::{self, Evidence, Heard, Scrub};
 use crate::page::superblock::StorageError;
 use crate::page::volume::Volume;
 use crate::redo::control::{Control, ControlError, ControlFile, ThreadState};
 use crate::table::Trees;
+use crate::table::rows::Interrupt;
+use crate::table::tables::{Tables, TablesProgress};
 
 /// Reads of pages in flight while trees are walked.
 const READS: usize = 32;
-/// Most memory for walking trees offline, in bytes.
+/// Most memory offline, in bytes: for walking trees, and then for a cache and for what an open store writes to itself.
 const MEMORY_MAX: usize = 64 << 20;
 
 /// Why files that no instance uses can't be verified.
@@ -51,11 +56,12 @@ pub enum OfflineError {
 pub async fn live(store: &Store, listener: &mut dyn Listener) -> Result<Summary, CommandError> {
     let trees = store.trees();
     let began = trees.cache().seams().now();
-    let mut findings = Findings::new(listener);
+    let mut findings = Findings::new(listener, trees.cache().seams());
     let mut summary = Summary { live: true, ..Summary::default() };
     let pages = Scrub::live(trees.cache()).run(|heard| hear(heard, &mut findings)).await;
     summary.pages = Some(pages);
     structure(trees, &mut findings, &mut summary).await?;
+    indexes(store, &mut findings, &mut summary).await?;
     for (page, why) in trees.cache().quarantined() {
         findings.add("page", place(trees.cache().volume(), page), format!("set apart: {why}"));
     }
@@ -69,7 +75,7 @@ pub async fn live(store: &Store, listener: &mut dyn Listener) -> Result<Summary,
 /// [`OfflineError`]; a file can't be opened. What is wrong with files is a finding.
 pub async fn offline(seams: &Seams, disk: Arc<dyn Disk>, config: &Config, listener: &mut dyn Listener) -> Result<Summary, CommandError> {
     let began = seams.now();
-    let mut findings = Findings::new(listener);
+    let mut findings = Findings::new(listener, seams);
     let mut summary = Summary::default();
     if let Some((volume, before)) = storage(disk, config, &mut findings).await? {
         let evidence =
@@ -80,6 +86,9 @@ pub async fn offline(seams: &Seams, disk: Arc<dyn Disk>, config: &Config, listen
         match Trees::open(reading(seams, &volume), ThreadId(1)).await {
             Ok(trees) => structure(&trees, &mut findings, &mut summary).await?,
             Err(error) => findings.add("tree", "trees", format!("not checked: {error}")),
+        }
+        if findings.count() == 0 {
+            indexes_of_files(seams, config, &mut findings, &mut summary).await?;
         }
         for (thread, control) in before {
             // Every opening writes the control block.
@@ -183,6 +192,54 @@ async fn structure(trees: &Trees, findings: &mut Findings<'_>, summary: &mut Sum
     summary.trees = Some(report.trees.len() as u64);
     summary.keys = report.trees.iter().map(|tree| tree.entries).sum();
     Ok(())
+}
+
+/// Tables against their indexes.
+async fn indexes(store: &Store, findings: &mut Findings<'_>, summary: &mut Summary) -> Result<(), CommandError> {
+    let mut before = (0, 0);
+    let mut done = 0;
+    let mut tell = |progress: &TablesProgress| {
+        // Counted anew for each table and index.
+        let now = (progress.number, progress.done);
+        done += if now.0 == before.0 { now.1.saturating_sub(before.1) } else { now.1 };
+        before = now;
+        findings.step(&Step { part: "rows".into(), done, total: None, seconds_left: None });
+    };
+    let report = Tables::new(store.rows().clone()).check(&Interrupt::default(), &mut tell).await?;
+    for finding in &report.findings {
+        if finding.is_notice() {
+            summary.notices.push(finding.to_string());
+        } else {
+            findings.add("index", "tables", finding);
+        }
+    }
+    summary.tables = Some(report.tables.len() as u64);
+    summary.rows = report.tables.iter().map(|table| table.rows).sum();
+    summary.index_entries = report.tables.iter().flat_map(|table| &table.entries).map(|(_, entries)| entries).sum();
+    Ok(())
+}
+
+/// Tables against their indexes in files that no instance uses. Rows are read by transactions, and these need a store that is open for
+/// changes: it is opened over the files, without writing to them.
+async fn indexes_of_files(seams: &Seams, config: &Config, findings: &mut Findings<'_>, summary: &mut Summary) -> Result<(), CommandError> {
+    let over = Arc::new(OverlayDisk::new(open_disk(config.options.disk)?, MEMORY_MAX));
+    let cache_bytes = config.options.cache_bytes.min(MEMORY_MAX as u64);
+    let opening = Opening {
+        seams: seams.clone(),
+        disk: over,
+        paths: config.storage.clone(),
+        thread: config.thread(),
+        options: Options { cache_bytes, ..config.options.clone() },
+        on_progress: None,
+        on_checkpoint: None,
+    };
+    match Store::open(opening).await {
+        Ok(store) => indexes(&store, findings, summary).await,
+        Err(error) => {
+            findings.add("index", "tables", format!("not checked, as the storage can't be opened: {error}"));
+            Ok(())
+        }
+    }
 }
 
 fn hear(heard: Heard, findings: &mut Findings<'_>) {

@@ -1,8 +1,14 @@
 //! What a verification finds and sums up, for people and programs.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use crate::base::{Instant, Seams};
 use crate::ops::scrub;
+
+/// Shortest time between two reports of progress.
+const STEP_EVERY: Duration = Duration::from_millis(500);
 
 /// Most findings that are told one by one; all are counted.
 pub const TOLD_MAX: u64 = 10_000;
@@ -46,6 +52,14 @@ pub struct Summary {
     pub trees: Option<u64>,
     /// Keys in all trees.
     pub keys: u64,
+    /// Tables checked against their indexes; null when they were not looked at.
+    pub tables: Option<u64>,
+    /// Rows in all tables.
+    pub rows: u64,
+    /// Entries in all complete indexes.
+    pub index_entries: u64,
+    /// What is no damage, but left undone: indexes whose build was cut off.
+    pub notices: Vec<String>,
     /// Time, in seconds.
     pub seconds: f64,
 }
@@ -58,16 +72,18 @@ pub trait Listener: Send + Sync {
     fn step(&mut self, step: &Step);
 }
 
-/// Counts what is found and tells the first of it.
+/// Counts what is found and tells the first of it, and how far it is, once a second.
 pub struct Findings<'l> {
     listener: &'l mut dyn Listener,
+    seams: Seams,
+    told: Instant,
     count: u64,
 }
 
 impl<'l> Findings<'l> {
     /// Nothing found yet.
-    pub fn new(listener: &'l mut dyn Listener) -> Findings<'l> {
-        Findings { listener, count: 0 }
+    pub fn new(listener: &'l mut dyn Listener, seams: &Seams) -> Findings<'l> {
+        Findings { listener, told: seams.now(), seams: seams.clone(), count: 0 }
     }
 
     /// So many.
@@ -85,7 +101,11 @@ impl<'l> Findings<'l> {
 
     /// How far it is.
     pub fn step(&mut self, step: &Step) {
-        self.listener.step(step);
+        let now = self.seams.now();
+        if now.since(self.told) >= STEP_EVERY {
+            self.told = now;
+            self.listener.step(step);
+        }
     }
 }
 
@@ -94,15 +114,22 @@ impl Summary {
     pub fn show(&self) -> String {
         let mut text = String::new();
         if let Some(pages) = &self.pages {
-            let scrub::Counts { tree, space, free, other, blank, mendable, newer_in_cache, bad, pages } = pages;
+            let scrub::Counts { tree, space, free, undo, blank, mendable, newer_in_cache, bad, pages } = pages;
             text += &format!(
-                "{pages} pages: {tree} in trees, {space} space maps, {other} of transactions, {free} free, {blank} never written, {mendable} to be mended \
+                "{pages} pages: {tree} in trees, {space} space maps, {undo} of undo, {free} free, {blank} never written, {mendable} to be mended \
                  by recovery, {newer_in_cache} newer in the cache, {bad} bad\n"
             );
         }
         match self.trees {
             Some(trees) => text += &format!("{trees} trees with {} keys\n", self.keys),
             None => text += "trees were not checked\n",
+        }
+        match self.tables {
+            Some(tables) => text += &format!("{tables} tables with {} rows, {} index entries\n", self.rows, self.index_entries),
+            None => text += "indexes were not checked: that takes sound pages and trees\n",
+        }
+        for notice in &self.notices {
+            text += &format!("notice: {notice}\n");
         }
         let how = if self.live { "live" } else { "offline" };
         let took = format!("checked {how} in {:.1} s", self.seconds);

@@ -24,9 +24,10 @@ use super::config::Config;
 use super::layout::ClusterDir;
 use super::observe::{Observed, observe};
 use super::process::Presence;
+use super::serve::DRAIN_PATIENCE;
 use super::{CommandError, on_runtime};
 use crate::base::Seams;
-use crate::disk::Disk;
+use crate::disk::{Disk, lock};
 use crate::node::storage::Opening;
 use crate::node::store::Store;
 
@@ -110,6 +111,10 @@ async fn recovered(
     let board = Board::new();
     let _presence = Presence::announce(&home, seams).await?;
     let _socket = board.listen(&home, seams)?;
+    for path in config.storage.redo.iter().chain(&config.storage.data) {
+        // The process that crashed may have left I/O under way.
+        lock::wait_free(seams, path, config.thread(), DRAIN_PATIENCE).await?;
+    }
     let shown = board.clone();
     let store = Store::open(Opening {
         seams: seams.clone(),

@@ -6,12 +6,12 @@ use super::names::{Scope, parts};
 use super::{Binder, Typed};
 use crate::sql::arrays;
 use crate::sql::error::SqlError;
-use crate::sql::plan::builtins::Builtin;
+use crate::sql::plan::builtins::{Builtin, JSON_BUILD_OBJECT};
 use crate::sql::plan::expr::Aggregator;
 use crate::sql::plan::{AggregateCall, Expr, Plan, SetFunction, Subplan, Wanted};
 use crate::sql::types::aggregate::is_aggregate;
 use crate::sql::types::cast::find_cast;
-use crate::sql::types::{CastContext, SqlType, resolve_aggregate, resolve_function};
+use crate::sql::types::{CastContext, Datum, SqlType, resolve_aggregate, resolve_function};
 
 /// Where positions of aggregates begin, until groups are known.
 pub(super) const AGGREGATES: usize = 1 << 40;
@@ -61,7 +61,10 @@ impl Binder<'_> {
                     return self.aggregate(&name, function, list, scope);
                 }
                 if function.filter.is_some() || list.duplicate_treatment.is_some() || !list.clauses.is_empty() {
-                    return Err(SqlError::new("42809", format!("DISTINCT, FILTER or ORDER BY specified, but {name} is not an aggregate function")));
+                    return Err(SqlError::new(
+                        "42809",
+                        format!("DISTINCT, FILTER or ORDER BY specified, but {name} is not an aggregate function"),
+                    ));
                 }
                 let args = plain(&list.args)?.into_iter().map(|arg| self.expr(arg, scope)).collect::<Result<Vec<_>, _>>()?;
                 self.call(&name, args)
@@ -80,6 +83,12 @@ impl Binder<'_> {
                 let (args, ty) = self.unified(args, "COALESCE")?;
                 return Ok(Typed { expr: Expr::Coalesce(args), ty });
             }
+            ("pg_typeof", 1) => {
+                let ty = args.first().map_or(SqlType::Unknown, |arg| arg.ty);
+                return Ok(Typed { expr: Expr::Const(Datum::Int8(i64::from(ty.oid()))), ty: SqlType::Regtype });
+            }
+            ("currval", 1) => return self.waiting(Wanted::CurrentValue, args, &[SqlType::Regclass], SqlType::INT8),
+            ("lastval", 0) => return self.waiting(Wanted::CurrentValue, args, &[], SqlType::INT8),
             ("nextval", 1) => return self.waiting(Wanted::NextValue, args, &[SqlType::Regclass], SqlType::INT8),
             ("setval", 2) => return self.waiting(Wanted::SetValue, args, &[SqlType::Regclass, SqlType::INT8], SqlType::INT8),
             ("setval", 3) => {
@@ -87,9 +96,20 @@ impl Binder<'_> {
             }
             ("pg_sleep", 1) => return self.waiting(Wanted::Sleep, args, &[SqlType::FLOAT8], SqlType::Void),
             ("generate_series" | "unnest" | "generate_subscripts" | "regexp_split_to_table" | "string_to_table", _) => {
-                return Err(SqlError::unsupported("a set-returning function inside an expression", "Call it in FROM, or alone as a column."));
+                return Err(SqlError::unsupported(
+                    "a set-returning function inside an expression",
+                    "Call it in FROM, or alone as a column.",
+                ));
             }
             _ => {}
+        }
+        if name == "json_build_object" && args.len() % 2 == 0 {
+            let mut given = Vec::with_capacity(args.len());
+            for arg in args {
+                let ty = if arg.ty == SqlType::Unknown { SqlType::TEXT } else { arg.ty };
+                given.push(self.coerce(arg, ty, CastContext::Implicit)?);
+            }
+            return Ok(Typed { expr: Expr::Builtin(Builtin(&JSON_BUILD_OBJECT), given), ty: SqlType::TEXT });
         }
         if let Some(found) = self.builtin(name, &args)? {
             return Ok(found);
@@ -130,8 +150,8 @@ impl Binder<'_> {
         let takes = |from: SqlType, to: SqlType| {
             to == SqlType::Any || from == SqlType::Unknown || from == to || find_cast(from, to, CastContext::Implicit).is_some()
         };
-        let Some(builtin) = Builtin::named(name, args.len())
-            .find(|builtin| args.iter().zip(builtin.0.arguments).all(|(arg, to)| takes(arg.ty, *to)))
+        let Some(builtin) =
+            Builtin::named(name, args.len()).find(|builtin| args.iter().zip(builtin.0.arguments).all(|(arg, to)| takes(arg.ty, *to)))
         else {
             return Ok(None);
         };

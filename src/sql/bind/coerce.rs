@@ -1,6 +1,7 @@
 //! Types made to agree.
 
 use super::{Binder, Typed};
+use crate::sql::arrays;
 use crate::sql::error::SqlError;
 use crate::sql::plan::Expr;
 use crate::sql::plan::builtins::{Builtin, OID_NAME, TO_REGCLASS};
@@ -65,6 +66,11 @@ impl Binder<'_> {
         }
         if is_shown_otherwise(from) && to.is_text() {
             return Ok(shown(expr, from));
+        }
+        if let (SqlType::Int2Vector | SqlType::OidVector, SqlType::Array(_)) = (from, to) {
+            let array = Expr::OfArray(arrays::Function::FromVector, from, vec![expr]);
+            let own = arrays::array_of(arrays::element_of(from).unwrap_or(SqlType::TEXT));
+            return self.cast(array, own, to, context);
         }
         let cast = resolve_cast(from, to, context)?;
         if cast.is_noop() {

@@ -186,9 +186,9 @@ impl Binder<'_> {
                 let mut wanted = Vec::new();
                 for column in columns {
                     let name = ident(column);
-                    let at = table.column(&name).ok_or_else(|| {
-                        self.at(SqlError::new("42703", format!("column \"{name}\" does not exist")), column.span)
-                    })?;
+                    let at = table
+                        .column(&name)
+                        .ok_or_else(|| self.at(SqlError::new("42703", format!("column \"{name}\" does not exist")), column.span))?;
                     wanted.push(at as u16);
                 }
                 wanted.sort_unstable();
@@ -340,7 +340,12 @@ impl Binder<'_> {
     }
 
     pub(super) fn update(&mut self, update: &ast::Update) -> Bound {
-        if !update.table.joins.is_empty() || update.or.is_some() || update.output.is_some() || !update.order_by.is_empty() || update.limit.is_some() {
+        if !update.table.joins.is_empty()
+            || update.or.is_some()
+            || update.output.is_some()
+            || !update.order_by.is_empty()
+            || update.limit.is_some()
+        {
             return Err(refused("this form of UPDATE", "Use UPDATE .. SET .. FROM .. WHERE .. RETURNING."));
         }
         let mut scope = Scope::top();

@@ -43,9 +43,7 @@ impl Binder<'_> {
                 _ => Err(refused("this kind of CAST")),
             },
             E::Function(function) => self.function(function, scope),
-            E::Case { operand, conditions, else_result, .. } => {
-                self.case(operand.as_deref(), conditions, else_result.as_deref(), scope)
-            }
+            E::Case { operand, conditions, else_result, .. } => self.case(operand.as_deref(), conditions, else_result.as_deref(), scope),
             E::IsNull(inner) => Ok(boolean(Expr::IsNull(Box::new(self.expr(inner, scope)?.expr)))),
             E::IsNotNull(inner) => {
                 let inner = self.expr(inner, scope)?.expr;
@@ -199,7 +197,8 @@ impl Binder<'_> {
             Value::Boolean(value) => Ok(boolean(Expr::Const(Datum::Bool(*value)))),
             Value::Null => Ok(Typed { expr: Expr::NULL, ty: SqlType::Unknown }),
             Value::Placeholder(name) => {
-                let number = name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok()).filter(|number| (1..=65535).contains(number));
+                let number =
+                    name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok()).filter(|number| (1..=65535).contains(number));
                 let Some(number) = number else { return Err(SqlError::new("42P02", format!("there is no parameter {name}"))) };
                 if self.params.len() < number {
                     self.params.resize(number, None);

@@ -63,9 +63,7 @@ impl Binder<'_> {
             let (found, lateral) = self.joined(item, scope)?;
             tree = Some(match tree {
                 None => found,
-                Some(left) => {
-                    Tree::Join { left: Box::new(left), right: Box::new(found), kind: JoinKind::Inner, on: Vec::new(), lateral }
-                }
+                Some(left) => Tree::Join { left: Box::new(left), right: Box::new(found), kind: JoinKind::Inner, on: Vec::new(), lateral },
             });
         }
         Ok(tree)
@@ -135,9 +133,8 @@ impl Binder<'_> {
                     Some(Typed { expr: Expr::Column(relation.offset + at), ty: relation.columns[at].ty })
                 })
             };
-            let missing = |side: &str| {
-                SqlError::new("42703", format!("column \"{name}\" specified in USING clause does not exist in {side} table"))
-            };
+            let missing =
+                |side: &str| SqlError::new("42703", format!("column \"{name}\" specified in USING clause does not exist in {side} table"));
             let left = side(left_start, left_end, scope).ok_or_else(|| missing("left"))?;
             let right = side(left_end, scope.relations.len(), scope).ok_or_else(|| missing("right"))?;
             on.push(self.operator("=", Some(left), right)?.expr);
@@ -167,7 +164,9 @@ impl Binder<'_> {
             }
             TableFactor::Derived { lateral, subquery, alias, .. } => {
                 let Some(alias) = alias else {
-                    return Err(SqlError::new("42601", "subquery in FROM must have an alias").hint("For example, FROM (SELECT ...) [AS] foo."));
+                    return Err(
+                        SqlError::new("42601", "subquery in FROM must have an alias").hint("For example, FROM (SELECT ...) [AS] foo.")
+                    );
                 };
                 let lateral = *lateral && !scope.relations.is_empty();
                 let (query, lateral) = if lateral {
@@ -246,9 +245,10 @@ impl Binder<'_> {
         let found = if schema.as_deref().is_none_or(|schema| schema == "public") { self.catalog.table(&bare) } else { None };
         match found {
             Some(table) => Ok(table.clone()),
-            None if self.catalog.relation_id(&bare).is_some() => {
-                Err(self.at(SqlError::new("42809", format!("cannot open relation \"{bare}\"")).detail("This operation is not supported for indexes."), span))
-            }
+            None if self.catalog.relation_id(&bare).is_some() => Err(self.at(
+                SqlError::new("42809", format!("cannot open relation \"{bare}\"")).detail("This operation is not supported for indexes."),
+                span,
+            )),
             None => Err(self.at(SqlError::new("42P01", format!("relation \"{shown}\" does not exist")), span)),
         }
     }
@@ -458,7 +458,10 @@ pub(super) fn relate(
             Some(column) => column.name = ident(&renamed.name),
             None => {
                 let (found, given) = (columns.len(), alias.map_or(0, |alias| alias.columns.len()));
-                return Err(SqlError::new("42P10", format!("table \"{name}\" has {found} columns available but {given} columns specified")));
+                return Err(SqlError::new(
+                    "42P10",
+                    format!("table \"{name}\" has {found} columns available but {given} columns specified"),
+                ));
             }
         }
     }

@@ -12,7 +12,12 @@ use crate::sql::plan::{Aggregate, AggregateCall, Expr, Plan};
 
 impl Binder<'_> {
     /// The expressions of GROUP BY; nothing without it.
-    pub(super) fn group_keys(&mut self, group: &ast::GroupByExpr, items: &[Item], scope: &Scope<'_>) -> Result<Option<Vec<Expr>>, SqlError> {
+    pub(super) fn group_keys(
+        &mut self,
+        group: &ast::GroupByExpr,
+        items: &[Item],
+        scope: &Scope<'_>,
+    ) -> Result<Option<Vec<Expr>>, SqlError> {
         let exprs = match group {
             ast::GroupByExpr::Expressions(exprs, modifiers) if modifiers.is_empty() => exprs,
             _ => return Err(SqlError::unsupported("GROUP BY ALL or with modifiers", "Name the expressions to group by.")),

@@ -8,7 +8,7 @@ use sqlparser::ast;
 use super::{Binder, Typed};
 use crate::sql::error::SqlError;
 use crate::sql::plan::Expr;
-use crate::sql::types::{SqlType, parse_type};
+use crate::sql::types::{Datum, SqlType, parse_type};
 
 /// A column of something in FROM.
 #[derive(Clone, Debug)]
@@ -104,7 +104,8 @@ pub(super) fn qualified(name: &ast::ObjectName, database: &str) -> Result<(Optio
     let schema = parts.pop();
     match parts.pop() {
         Some(other) if other != database => {
-            Err(SqlError::new("0A000", format!("cross-database references are not implemented: \"{other}\"")).hint("There is one database."))
+            Err(SqlError::new("0A000", format!("cross-database references are not implemented: \"{other}\""))
+                .hint("There is one database."))
         }
         _ => Ok((schema, last)),
     }
@@ -122,6 +123,13 @@ impl Binder<'_> {
                 let expr = if level == 0 { Expr::Column(index) } else { Expr::Outer { up: level - 1, column: index } };
                 let scoped = &found.columns[position];
                 return Ok(Some((Typed { expr, ty: scoped.ty }, scoped.name.clone())));
+            }
+            if let ("tableoid", Some(name)) = (column, relation)
+                && let Some(found) = here.relations.iter().find(|found| found.name == name)
+                && let Some((table, _)) = found.columns.first().and_then(|column| column.origin)
+            {
+                let expr = Expr::Const(Datum::Int8(i64::from(table)));
+                return Ok(Some((Typed { expr, ty: SqlType::Oid }, column.to_string())));
             }
             at = here.parent;
             level += 1;

@@ -59,10 +59,29 @@ impl Binder<'_> {
             let (left, right) = (left.clone(), right.clone());
             return self.comparison(compare, left, right).map(boolean);
         }
+        if let ("||", Some(one)) = (name, &left) {
+            let (from, to) = (arrays::element_of(one.ty).map(|_| one.ty), arrays::element_of(right.ty).map(|_| right.ty));
+            if let Some(ty) = from.or(to) {
+                return self.array_concat(one.clone(), right, ty);
+            }
+        }
         let function = resolve_operator(name, left.as_ref().map(|left| left.ty), right.ty)?;
         let result = function.result;
         let args = self.arguments(&function, left.into_iter().chain([right]).collect())?;
         Ok(Typed { expr: Expr::Call(function, args), ty: result })
+    }
+
+    /// `||` of arrays, or of an array and an element.
+    fn array_concat(&mut self, left: Typed, right: Typed, ty: SqlType) -> Result<Typed, SqlError> {
+        let element = arrays::element_of(ty).unwrap_or(SqlType::TEXT);
+        let mut sides = Vec::with_capacity(2);
+        for side in [left, right] {
+            sides.push(match arrays::element_of(side.ty) {
+                None if side.ty != SqlType::Unknown => Expr::Array(vec![self.coerce(side, element, CastContext::Implicit)?], element),
+                _ => self.coerce(side, ty, CastContext::Implicit)?,
+            });
+        }
+        Ok(Typed { expr: Expr::OfArray(arrays::Function::Concat, ty, sides), ty })
     }
 
     /// How two types are compared, and the sides as that takes them.
@@ -132,7 +151,13 @@ impl Binder<'_> {
         Ok((Comparison::Function(function), left))
     }
 
-    pub(super) fn binary(&mut self, left: &ast::Expr, op: &BinaryOperator, right: &ast::Expr, scope: &Scope<'_>) -> Result<Typed, SqlError> {
+    pub(super) fn binary(
+        &mut self,
+        left: &ast::Expr,
+        op: &BinaryOperator,
+        right: &ast::Expr,
+        scope: &Scope<'_>,
+    ) -> Result<Typed, SqlError> {
         match op {
             BinaryOperator::And | BinaryOperator::Or => {
                 let what = if *op == BinaryOperator::And { "AND" } else { "OR" };

@@ -48,7 +48,9 @@ impl Binder<'_> {
                 limit.count = count.as_ref().map(|count| self.one_count(count, "LIMIT", scope)).transpose()?;
                 limit.offset = offset.as_ref().map(|offset| self.one_count(&offset.value, "OFFSET", scope)).transpose()?;
             }
-            Some(_) => return Err(SqlError::new("42601", "LIMIT #,# syntax is not supported").hint("Use separate LIMIT and OFFSET clauses.")),
+            Some(_) => {
+                return Err(SqlError::new("42601", "LIMIT #,# syntax is not supported").hint("Use separate LIMIT and OFFSET clauses."));
+            }
         }
         if let Some(fetch) = &query.fetch {
             if fetch.with_ties || fetch.percent {

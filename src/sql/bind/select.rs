@@ -40,7 +40,10 @@ pub(super) fn column_name(expr: &ast::Expr) -> String {
         E::Function(function) => parts(&function.name).ok().and_then(|mut parts| parts.pop()).unwrap_or_default(),
         E::Nested(inner) | E::Collate { expr: inner, .. } => column_name(inner),
         E::Cast { expr: inner, data_type, .. } => match column_name(inner) {
-            name if name == "?column?" => super::data_type(data_type).map_or(name, |ty| ty.base().name()),
+            name if name == "?column?" => super::data_type(data_type).map_or(name, |ty| match ty {
+                SqlType::Array(element) => SqlType::Stored(element).base().name(),
+                ty => ty.base().name(),
+            }),
             name => name,
         },
         E::TypedString(typed) => super::data_type(&typed.data_type).map_or_else(|_| "?column?".into(), |ty| ty.base().name()),
@@ -252,7 +255,11 @@ impl Binder<'_> {
             || select.qualify.is_some()
             || select.value_table_mode.is_some()
             || select.exclude.is_some();
-        if strange { Err(refused("this clause of SELECT", "Regroup has WHERE, GROUP BY, HAVING, ORDER BY, LIMIT and OFFSET.")) } else { Ok(()) }
+        if strange {
+            Err(refused("this clause of SELECT", "Regroup has WHERE, GROUP BY, HAVING, ORDER BY, LIMIT and OFFSET."))
+        } else {
+            Ok(())
+        }
     }
 
     /// A SELECT, with the ORDER BY, LIMIT and FOR UPDATE of the query that it is the whole of.

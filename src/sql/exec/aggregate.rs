@@ -61,11 +61,8 @@ struct Under {
 }
 
 fn new_group(aggregate: &Aggregate, keys: Row) -> Group {
-    let calls = aggregate.calls.iter().map(|call| Under {
-        state: Sum::new(&call.function),
-        seen: FxHashSet::default(),
-        ordered: Vec::new(),
-    });
+    let calls =
+        aggregate.calls.iter().map(|call| Under { state: Sum::new(&call.function), seen: FxHashSet::default(), ordered: Vec::new() });
     Group { keys, calls: calls.collect() }
 }
 

@@ -5,8 +5,8 @@ use crate::sql::error::SqlError;
 use crate::sql::plan::{Access, Action, Expr, Plan, Program, Scan};
 use crate::sql::session::Format;
 use crate::sql::types::{Datum, Formats, SqlType};
-use crate::table::datum::row::decode_column;
 use crate::table::datum::key::encode_key;
+use crate::table::datum::row::decode_column;
 use crate::table::tables::TablesError;
 
 /// A query of this kind: columns of the row with a given key.

@@ -42,7 +42,13 @@ pub async fn keys_of(keys: &[SortKey], row: &[Datum], cx: &mut Cx<'_>) -> Result
 }
 
 /// All rows in order; with a limit only as many as it lets through.
-pub async fn sorted(input: &Plan, state: &mut State, keys: &[SortKey], limit: Option<&Limit>, cx: &mut Cx<'_>) -> Result<Vec<Row>, SqlError> {
+pub async fn sorted(
+    input: &Plan,
+    state: &mut State,
+    keys: &[SortKey],
+    limit: Option<&Limit>,
+    cx: &mut Cx<'_>,
+) -> Result<Vec<Row>, SqlError> {
     let most = match limit {
         None => usize::MAX,
         Some(limit) => {

@@ -55,6 +55,7 @@ fn one<'e>(
             let first = values.first().unwrap_or(&Datum::Null);
             return Ok(Answer::Value(match subplan.wanted {
                 Wanted::Sleep => sleep(first, cx).await?,
+                Wanted::CurrentValue => sequence::current(values.first(), cx.world)?,
                 Wanted::SetValue => sequence::set(&values, cx).await?,
                 _ => sequence::next(first, cx).await?,
             }));

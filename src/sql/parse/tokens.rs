@@ -61,7 +61,8 @@ impl<'a> Tokens<'a> {
 
     /// Takes the next token if it is the unquoted word `word`.
     pub(super) fn word(&mut self, word: &str) -> bool {
-        let matches = matches!(self.peek(), Some(Token::Word(found)) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word));
+        let matches =
+            matches!(self.peek(), Some(Token::Word(found)) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word));
         if matches {
             self.advance();
         }

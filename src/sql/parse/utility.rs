@@ -473,7 +473,9 @@ fn discard(tokens: &mut Tokens<'_>) -> Result<Utility, SqlError> {
     if tokens.word("all") {
         return Ok(Utility::DiscardAll);
     }
-    for (word, tag) in [("plans", "DISCARD PLANS"), ("sequences", "DISCARD SEQUENCES"), ("temp", "DISCARD TEMP"), ("temporary", "DISCARD TEMP")] {
+    for (word, tag) in
+        [("plans", "DISCARD PLANS"), ("sequences", "DISCARD SEQUENCES"), ("temp", "DISCARD TEMP"), ("temporary", "DISCARD TEMP")]
+    {
         if tokens.word(word) {
             return Ok(Utility::DiscardNothing(tag));
         }

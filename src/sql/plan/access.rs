@@ -30,7 +30,9 @@ fn usable(condition: &Expr, from: usize, table: &Table) -> Option<Usable> {
         _ => return None,
     };
     let own = SqlType::from(table.columns.get(column)?.ty);
-    let fits = own.base() == ty.base() || (is_integer(own) && is_integer(*ty)) || (own.is_text() && own.base() != SqlType::BPCHAR && *ty == SqlType::TEXT);
+    let fits = own.base() == ty.base()
+        || (is_integer(own) && is_integer(*ty))
+        || (own.is_text() && own.base() != SqlType::BPCHAR && *ty == SqlType::TEXT);
     (fits && compare != Compare::Ne).then(|| Usable { column, compare, value: value.clone(), from })
 }
 
@@ -45,9 +47,7 @@ fn way(columns: &[u16], index: Option<usize>, unique: bool, conditions: &[Usable
     let mut range = KeyRange { index, equal: Vec::new(), low: Bound::Unbounded, high: Bound::Unbounded };
     let mut used = Vec::new();
     for column in columns {
-        let here = |wanted: &[Compare]| {
-            conditions.iter().find(|one| one.column == usize::from(*column) && wanted.contains(&one.compare))
-        };
+        let here = |wanted: &[Compare]| conditions.iter().find(|one| one.column == usize::from(*column) && wanted.contains(&one.compare));
         if let Some(equal) = here(&[Compare::Eq]) {
             range.equal.push(equal.value.clone());
             used.push(equal.from);
@@ -168,7 +168,8 @@ pub fn order(scan: &mut Scan, keys: &[SortKey], limited: bool) -> bool {
         }
         Access::All => {
             let ready = table.indexes.iter().enumerate().filter(|(_, index)| limited && index.state == IndexState::Ready);
-            let ways = by_key.map(|columns| (columns, None)).into_iter().chain(ready.map(|(at, index)| (index.columns.as_slice(), Some(at))));
+            let ways =
+                by_key.map(|columns| (columns, None)).into_iter().chain(ready.map(|(at, index)| (index.columns.as_slice(), Some(at))));
             for (columns, index) in ways {
                 for backward in [false, true] {
                     if gives(columns, 0, keys, &table, backward) {
@@ -200,4 +201,3 @@ pub fn could_meet(scan: &Scan, columns: &[u16]) -> bool {
     let one = |range: &KeyRange| range.index.is_none() && range.equal.len() == key.len();
     !matches!(&scan.access, Access::Range(range) if one(range)) && columns.iter().any(|column| by.contains(column))
 }
-

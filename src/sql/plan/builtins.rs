@@ -58,12 +58,38 @@ impl Builtin {
 
 /// From a relation's name to its number; an error when there is none.
 pub static TO_REGCLASS: Function = stable("regclassin", &[TEXT], SqlType::Regclass, |args, env| match &args[0] {
-    Datum::Text(name) => match relation(name, env.world) {
-        Some(id) => Ok(Datum::Int8(id)),
-        None => Err(SqlError::new("42P01", format!("relation \"{name}\" does not exist"))),
-    },
+    Datum::Text(name) => regclass(name, env.world),
     _ => Ok(Datum::Null),
 });
+
+/// `json_build_object`: keys and values in turn, any types; as text.
+pub static JSON_BUILD_OBJECT: Function = stable("json_build_object", &[], TEXT, |args, env| {
+    let mut object = serde_json::Map::new();
+    for pair in args.chunks(2) {
+        let [key, value] = pair else { return Err(SqlError::new("22023", "argument list must have even number of elements")) };
+        let shown = |value: &Datum| crate::sql::types::text::to_string(crate::sql::errors::type_of(value), value, env.context.formats);
+        if *key == Datum::Null {
+            return Err(SqlError::new("22004", "argument 1 cannot be null").hint("Object keys should be text."));
+        }
+        let value = match value {
+            Datum::Null => serde_json::Value::Null,
+            Datum::Bool(value) => (*value).into(),
+            Datum::Int2(_) | Datum::Int4(_) | Datum::Int8(_) => number(value).into(),
+            Datum::Float8(value) => (*value).into(),
+            value => shown(value).into(),
+        };
+        object.insert(shown(key), value);
+    }
+    text(serde_json::Value::Object(object).to_string())
+});
+
+/// The number of the relation that a text names, for values that come as text.
+///
+/// # Errors
+/// 42P01.
+pub fn regclass(name: &str, world: &World) -> Result<Datum, SqlError> {
+    relation(name, world).map(Datum::Int8).ok_or_else(|| SqlError::new("42P01", format!("relation \"{name}\" does not exist")))
+}
 
 /// From an oid that is shown as a name to that name.
 pub static OID_NAME: Function = stable("regclassout", &[SqlType::Any, SqlType::Any], TEXT, |args, env| match &args[0] {
@@ -223,7 +249,11 @@ static ALL: &[Function] = &[
     stable("current_setting", &[TEXT], TEXT, SETTING),
     stable("current_setting", &[TEXT, BOOL], TEXT, SETTING),
     volatile("set_config", &[TEXT, TEXT, BOOL], TEXT, set_config),
-    stable("pg_table_is_visible", &[OID], BOOL, TRUE),
+    stable("pg_table_is_visible", &[OID], BOOL, |args, _| {
+        // Those of information_schema aren't in the search path.
+        Ok(number(&args[0]).map_or(Datum::Null, |id| Datum::Bool(!crate::sql::views::is_information(id as u32))))
+    }),
+    stable("pg_statistics_obj_is_visible", &[OID], BOOL, TRUE),
     stable("pg_type_is_visible", &[OID], BOOL, TRUE),
     stable("pg_function_is_visible", &[OID], BOOL, TRUE),
     stable("pg_operator_is_visible", &[OID], BOOL, TRUE),
@@ -292,8 +322,6 @@ static ALL: &[Function] = &[
         Datum::Text(name) => Ok(names::parse_type(name, false, &[], false).map_or(Datum::Null, |ty| Datum::Int8(i64::from(ty.oid())))),
         _ => Ok(Datum::Null),
     }),
-    volatile("currval", &[SqlType::Regclass], INT8, |args, env| sequence::current(Some(&args[0]), env.world)),
-    volatile("lastval", &[], INT8, |_, env| sequence::current(None, env.world)),
     volatile("pg_cancel_backend", &[INT4], BOOL, |args, env| stop(args, env, Stop::Cancel)),
     volatile("pg_terminate_backend", &[INT4], BOOL, |args, env| stop(args, env, Stop::Terminate)),
     volatile("pg_advisory_unlock_all", &[], SqlType::Void, |_, _| text("")),

@@ -168,6 +168,23 @@ pub struct Env<'a> {
 
 const NULL: Datum = Datum::Null;
 
+fn integer(value: &Datum) -> Option<i64> {
+    match value {
+        Datum::Int2(value) => Some(i64::from(*value)),
+        Datum::Int4(value) => Some(i64::from(*value)),
+        Datum::Int8(value) => Some(*value),
+        _ => None,
+    }
+}
+
+/// Compares values of type `ty`; integers of any size with each other.
+fn compare_values(ty: SqlType, left: &Datum, right: &Datum) -> Result<Ordering, SqlError> {
+    match (integer(left), integer(right)) {
+        (Some(left), Some(right)) => Ok(left.cmp(&right)),
+        _ => types::compare(ty, left, right),
+    }
+}
+
 fn internal(what: &str) -> SqlError {
     SqlError::new("XX000", format!("expression can't be evaluated: {what}"))
 }
@@ -188,7 +205,7 @@ impl Comparison {
     fn compare(&self, left: &Datum, right: &Datum, env: &Env<'_>) -> Result<Option<bool>, SqlError> {
         match self {
             _ if *left == NULL || *right == NULL => Ok(None),
-            Comparison::Plain(compare, ty) => Ok(Some(compare.holds(types::compare(*ty, left, right)?))),
+            Comparison::Plain(compare, ty) => Ok(Some(compare.holds(compare_values(*ty, left, right)?))),
             Comparison::Function(function) => truth(&function.call(&[left.clone(), right.clone()], &env.context)?),
         }
     }
@@ -244,7 +261,7 @@ impl Expr {
                 let (left, right) = (left.value(row, env)?, right.value(row, env)?);
                 match *left == NULL || *right == NULL {
                     true => NULL,
-                    false => Datum::Bool(compare.holds(types::compare(*ty, &left, &right)?)),
+                    false => Datum::Bool(compare.holds(compare_values(*ty, &left, &right)?)),
                 }
             }
             Expr::Call(function, args) => call(function, args, row, env)?,
@@ -271,7 +288,7 @@ impl Expr {
             Expr::Same(ty, left, right) => {
                 let (left, right) = (left.value(row, env)?, right.value(row, env)?);
                 Datum::Bool(match (*left == NULL, *right == NULL) {
-                    (false, false) => types::compare(*ty, &left, &right)?.is_eq(),
+                    (false, false) => compare_values(*ty, &left, &right)?.is_eq(),
                     (left, right) => left == right,
                 })
             }
@@ -348,7 +365,9 @@ impl Expr {
                 left.walk(visit);
                 array.walk(visit);
             }
-            Expr::Cast(_, arg) | Expr::Not(arg) | Expr::IsNull(arg) | Expr::Is(arg, _) | Expr::InAnswer { left: arg, .. } => arg.walk(visit),
+            Expr::Cast(_, arg) | Expr::Not(arg) | Expr::IsNull(arg) | Expr::Is(arg, _) | Expr::InAnswer { left: arg, .. } => {
+                arg.walk(visit)
+            }
             Expr::Case(branches, otherwise) => {
                 branches.iter().for_each(|(when, then)| {
                     when.walk(visit);
@@ -437,7 +456,7 @@ fn extreme(compare: Compare, ty: SqlType, args: &[Expr], row: &[Datum], env: &En
     let mut best = NULL;
     for arg in args {
         let value = arg.eval(row, env)?;
-        if value != NULL && (best == NULL || compare.holds(types::compare(ty, &value, &best)?)) {
+        if value != NULL && (best == NULL || compare.holds(compare_values(ty, &value, &best)?)) {
             best = value;
         }
     }

@@ -51,6 +51,8 @@ pub enum Wanted {
     Array(SqlType),
     /// No query: the next number of a sequence, by the name or number that is the first argument.
     NextValue,
+    /// No query: what the sequence, or without an argument any, has given last. It waits for nothing, but keeps its place among those.
+    CurrentValue,
     /// No query: a sequence is set.
     SetValue,
     /// No query: time passes, as many seconds as the first argument says.
@@ -60,7 +62,7 @@ pub enum Wanted {
 impl Wanted {
     /// Whether it is no query but a function that waits, called each time.
     pub fn is_function(self) -> bool {
-        matches!(self, Wanted::NextValue | Wanted::SetValue | Wanted::Sleep)
+        matches!(self, Wanted::NextValue | Wanted::CurrentValue | Wanted::SetValue | Wanted::Sleep)
     }
 }
 

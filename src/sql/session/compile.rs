@@ -89,6 +89,8 @@ impl Session {
             self.world.catalog = known;
             return Ok(stamp);
         }
+        // Definitions that this transaction has changed are read under it.
+        txn.begin_statement();
         let tables = shared.tables.tables(txn).await?;
         // Whoever changed it in between makes this state a good one of no stamp.
         let stamp = stamp.filter(|stamp| shared.tables.stamp(txn) == Some(*stamp));
@@ -205,6 +207,9 @@ impl Session {
     pub async fn prepare(&mut self, sql: &str, param_types: &[u32]) -> Result<Statement, SqlError> {
         self.starts(&Arc::from(sql));
         let found = self.try_prepare(sql, param_types).await;
+        if let Some(txn) = &mut self.txn {
+            txn.end_statement();
+        }
         self.settled(found).await
     }
 

@@ -77,9 +77,9 @@ impl Session {
         txn.begin_statement();
         let mut targets = Vec::new();
         for column in &copy.columns {
-            let at = table.column(column).ok_or_else(|| {
-                SqlError::new("42703", format!("column \"{column}\" of relation \"{}\" does not exist", table.name))
-            })?;
+            let at = table
+                .column(column)
+                .ok_or_else(|| SqlError::new("42703", format!("column \"{column}\" of relation \"{}\" does not exist", table.name)))?;
             if targets.contains(&at) {
                 return Err(SqlError::new("42701", format!("column \"{column}\" specified more than once")));
             }

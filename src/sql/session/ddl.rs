@@ -32,7 +32,9 @@ fn relation_name(name: &ast::ObjectName) -> Result<String, SqlError> {
     let last = parts.pop().unwrap_or_default();
     match parts.last().map(String::as_str) {
         None | Some("public") => Ok(last),
-        Some("pg_catalog" | "information_schema") => Err(SqlError::new("42501", format!("permission denied to change \"{last}\" of the catalog"))),
+        Some("pg_catalog" | "information_schema") => {
+            Err(SqlError::new("42501", format!("permission denied to change \"{last}\" of the catalog")))
+        }
         Some(schema) => Err(SqlError::new("3F000", format!("schema \"{schema}\" does not exist"))),
     }
 }
@@ -72,7 +74,8 @@ fn column_type(ty: &ast::DataType) -> Result<(Type, bool), SqlError> {
         SqlType::Stored(Type::Char(0)) => Ok((Type::Text, false)),
         SqlType::Stored(ty) => Ok((ty, false)),
         other => {
-            let hint = "Columns can be int2, int4, int8, float8, numeric, bool, text, varchar, char, bytea, timestamp, timestamptz, date, uuid.";
+            let hint =
+                "Columns can be int2, int4, int8, float8, numeric, bool, text, varchar, char, bytea, timestamp, timestamptz, date, uuid.";
             Err(refused(format!("a column of type {}", other.display_name()), hint))
         }
     }
@@ -131,7 +134,9 @@ impl Draft {
             TableConstraint::PrimaryKey(key) if key.include.is_empty() => {
                 self.key(key.name.as_ref().map(ident), key_columns(&key.columns)?)
             }
-            TableConstraint::Unique(unique) if unique.include.is_empty() && unique.nulls_distinct != ast::NullsDistinctOption::NotDistinct => {
+            TableConstraint::Unique(unique)
+                if unique.include.is_empty() && unique.nulls_distinct != ast::NullsDistinctOption::NotDistinct =>
+            {
                 let columns = key_columns(&unique.columns)?;
                 self.spec.unique.push(KeySpec { name: unique.name.as_ref().map(ident), columns });
                 Ok(())
@@ -178,7 +183,8 @@ impl Session {
 
     async fn create_table(&mut self, create: &ast::CreateTable) -> Result<&'static str, SqlError> {
         let name = relation_name(&create.name)?;
-        if create.temporary || create.query.is_some() || create.like.is_some() || create.inherits.is_some() || create.partition_by.is_some() {
+        if create.temporary || create.query.is_some() || create.like.is_some() || create.inherits.is_some() || create.partition_by.is_some()
+        {
             return Err(refused("a temporary, derived or partitioned table", "Use CREATE TABLE with columns, and INSERT .. SELECT."));
         }
         if create.if_not_exists && self.exists(&name).await? {
@@ -197,7 +203,10 @@ impl Session {
             // A default that can't be computed is refused now rather than at the first INSERT; that of a sequence to be made is known.
             if let Some(text) = column.default.as_ref().filter(|text| named_in(text).is_none()) {
                 let parsed = parse::expression(text)?;
-                bind::bind_constant(text, &parsed, column.ty.into(), &self.world).map_err(|error| SqlError { position: None, ..error })?;
+                bind::bind_constant(text, &parsed, column.ty.into(), &self.world).map_err(|mut error| {
+                    error.position = None;
+                    error
+                })?;
             }
         }
         let tables = self.engine.shared.tables.clone();
@@ -292,7 +301,9 @@ impl Session {
                     let made = tables.add_primary_key(txn, &name, &spec).await;
                     made.map_err(|error| self.told(error))?;
                 }
-                ast::AlterTableOperation::AddConstraint { constraint: TableConstraint::Unique(unique), .. } if unique.include.is_empty() => {
+                ast::AlterTableOperation::AddConstraint { constraint: TableConstraint::Unique(unique), .. }
+                    if unique.include.is_empty() =>
+                {
                     let columns = key_columns(&unique.columns)?;
                     let named = unique.name.as_ref().map(ident).unwrap_or_else(|| format!("{name}_{}_key", columns.join("_")));
                     let spec = IndexSpec { name: Some(named), table: name.clone(), columns, unique: true };

@@ -8,6 +8,7 @@ use super::{ColumnDesc, Format, Phase, Progress, RawStatement, RowSink, Session,
 use crate::sql::error::SqlError;
 use crate::sql::exec::{self, Cx, Run, State, change, output, point};
 use crate::sql::parse::Parsed;
+use crate::sql::plan::builtins::regclass;
 use crate::sql::plan::{Action, Row};
 use crate::sql::types::{Datum, SqlType, input, input_binary};
 use crate::sql::world::{Stop, clock};
@@ -146,6 +147,7 @@ impl Session {
                 Some(bytes) => match format {
                     Format::Binary => input_binary(*ty, &bytes, &self.world.context())?,
                     Format::Text => match std::str::from_utf8(&bytes) {
+                        Ok(text) if *ty == SqlType::Regclass => regclass(text, &self.world)?,
                         Ok(text) => input(*ty, text, &self.world.context())?,
                         Err(_) => return Err(SqlError::new("22021", "invalid byte sequence for encoding \"UTF8\"")),
                     },

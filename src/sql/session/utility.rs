@@ -55,6 +55,8 @@ impl Session {
                 }
                 let mut params = Vec::with_capacity(types.len());
                 let sql = portal.sql();
+                self.refresh_catalog().await?;
+                self.transaction().begin_statement();
                 for (argument, ty) in arguments.iter().zip(types) {
                     let bound = bind::bind_constant(&sql, argument, ty, &self.world)?;
                     params.push(self.value_of(&bound).await?);
@@ -154,7 +156,9 @@ impl Session {
                 }
                 ("transaction_isolation", Some("serializable")) => return Err(crate::sql::parse::serializable()),
                 ("transaction_read_only", Some("on" | "true" | "1")) => crate::sql::parse::Modes { isolation: None, read_only: Some(true) },
-                ("transaction_read_only", Some("off" | "false" | "0")) => crate::sql::parse::Modes { isolation: None, read_only: Some(false) },
+                ("transaction_read_only", Some("off" | "false" | "0")) => {
+                    crate::sql::parse::Modes { isolation: None, read_only: Some(false) }
+                }
                 _ => return Err(SqlError::new("22023", format!("invalid value for parameter \"{name}\""))),
             };
             return self.set_transaction(modes);
@@ -204,6 +208,7 @@ impl Session {
         }
         let conflict = if nowait { OnConflict::NoWait } else { OnConflict::Wait };
         let tables = self.engine.shared.tables.clone();
+        self.refresh_catalog().await?;
         for name in names {
             tables.open(self.transaction(), name, mode, conflict).await.map_err(|error| match SqlError::from(error) {
                 error if error.code == "55P03" => SqlError::new("55P03", format!("could not obtain lock on relation \"{name}\"")),

@@ -246,7 +246,7 @@ impl AggregateRef {
             Kind::SumInterval | Kind::AvgInterval => {
                 let value = Interval::from_datum(value)?;
                 *state = match state {
-                    State::Interval(sum, count) => State::Interval(sum.add(value)?, *count + 1),
+                    State::Interval(sum, count) => State::Interval(sum.plus(value)?, *count + 1),
                     _ => State::Interval(value, 1),
                 };
                 Ok(())
@@ -409,5 +409,5 @@ fn spread(count: i64, sum: &BigDecimal, squares: &BigDecimal, sample: bool, root
     }
     let below = if sample { BigDecimal::from(count - 1) } else { n.clone() };
     let variance = numeric::div(&top, &numeric::mul(&n, &below)?)?;
-    Ok(Datum::Numeric(if root { numeric::sqrt(&variance)? } else { variance }))
+    Ok(Datum::Numeric(if root { numeric::sqrt_to(&variance, variance.fractional_digit_count())? } else { variance }))
 }

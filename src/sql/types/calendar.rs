@@ -44,10 +44,12 @@ pub struct Parts {
 
 /// Days since 2000-01-01 of a day.
 pub fn days(year: i32, month: i32, day: i32) -> i32 {
+    // In 64 bits: the last date's year times 365 is near the limit of 32.
+    let (year, month) = (i64::from(year), i64::from(month));
     let (month, year) = if month > 2 { (month + 1, year + 4800) } else { (month + 13, year + 4799) };
     let century = year / 100;
-    let julian = year * 365 - 32167 + year / 4 - century + century / 4 + 7834 * month / 256 + day;
-    julian - EPOCH_JULIAN
+    let julian = year * 365 - 32167 + year / 4 - century + century / 4 + 7834 * month / 256 + i64::from(day);
+    (julian - i64::from(EPOCH_JULIAN)) as i32
 }
 
 /// Year, month and day of a number of days since 2000-01-01.

@@ -97,7 +97,7 @@ fn path(from: SqlType, to: SqlType) -> Option<(CastContext, How)> {
         (T::TEXT | T::VARCHAR, T::Regclass) => (Implicit, How::Input),
         (T::TEXT, T::VARCHAR) | (T::VARCHAR, T::TEXT) | (T::Name, T::TEXT) => (Implicit, How::Same),
         (T::BPCHAR, T::TEXT | T::VARCHAR) => (Implicit, How::Same),
-        (T::TEXT | T::VARCHAR, T::BPCHAR | T::Name) => (if to == T::Name { Implicit } else { Implicit }, How::Convert),
+        (T::TEXT | T::VARCHAR, T::BPCHAR | T::Name) => (Implicit, How::Convert),
         (T::BPCHAR, T::Name) => (Implicit, How::Convert),
         (T::Name, T::VARCHAR | T::BPCHAR) => (Assignment, How::Convert),
         (T::InternalChar, T::TEXT) => (Implicit, How::Same),
@@ -136,7 +136,12 @@ impl CastRef {
         }
         let converted = match (self.how, value) {
             (How::Same, value) => value,
-            (How::Input, Datum::Text(value)) => text::input(self.to.base(), &value, context)?,
+            (How::Input, Datum::Text(mut value)) => {
+                if let SqlType::Stored(Type::Char(length)) = self.from {
+                    pad(&mut value, length);
+                }
+                text::input(self.to.base(), &value, context)?
+            }
             (How::Input, other) => return mismatch("text", &other),
             (How::Output, value) => Datum::Text(to_string(self.from, &value, context.formats)),
             (How::Convert, value) => convert(value, self.to, context)?,
@@ -181,6 +186,12 @@ impl CastRef {
             (_, value) => value,
         })
     }
+}
+
+/// Adds the blanks that `char(length)` is shown with.
+pub(crate) fn pad(value: &mut String, length: u32) {
+    let have = value.chars().count();
+    value.extend(std::iter::repeat_n(' ', (length as usize).saturating_sub(have)));
 }
 
 /// A double as an integer: to the nearest, half to even.

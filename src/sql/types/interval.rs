@@ -62,7 +62,7 @@ impl Interval {
     }
 
     /// Part by part.
-    pub fn add(self, other: Interval) -> Result<Interval, SqlError> {
+    pub fn plus(self, other: Interval) -> Result<Interval, SqlError> {
         let months = self.months.checked_add(other.months);
         let days = self.days.checked_add(other.days);
         let micros = self.micros.checked_add(other.micros);
@@ -161,7 +161,7 @@ impl Interval {
         let trimmed = text.trim_matches(|c: char| c.is_ascii() && blank(c as u8));
         let read = if let Some(rest) = trimmed.strip_prefix('P') { sum.iso(rest) } else { sum.words(trimmed) };
         read.ok_or_else(syntax)?;
-        sum.finish().ok_or_else(|| SqlError::new("22008", format!("interval field value out of range: \"{text}\"")))
+        sum.finish().ok_or_else(|| SqlError::new("22015", format!("interval field value out of range: \"{text}\"")))
     }
 }
 
@@ -169,12 +169,17 @@ pub(crate) fn out_of_range<T>() -> Result<T, SqlError> {
     fail("22008", "interval out of range")
 }
 
+/// Larger than any field's limit.
+const WHOLE_MAX: i128 = 100_000_000_000_000_000_000;
+
 /// What has been read so far. Whole parts are exact; fractions go down to the next smaller part as PostgreSQL lets them.
 #[derive(Default)]
 struct Sum {
     months: i128,
     days: i128,
     micros: i128,
+    /// Units that were there: none may come twice.
+    seen: Vec<&'static str>,
 }
 
 /// A number with its fraction: `-1.5` is whole -1, fraction -0.5.
@@ -193,11 +198,12 @@ impl Number {
         };
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         let all = whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
-        if !all || (whole.is_empty() && fraction.is_empty()) || whole.len() > 30 {
+        if !all || (whole.is_empty() && fraction.is_empty()) {
             return None;
         }
         let sign = if negative { -1 } else { 1 };
-        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        // More digits than any field can hold: as many as are surely out of range, so that sums stay within 128 bits.
+        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().unwrap_or(WHOLE_MAX).min(WHOLE_MAX) };
         let fraction: f64 = if fraction.is_empty() { 0.0 } else { format!("0.{fraction}").parse().ok()? };
         Some(Number { whole: whole * sign, fraction: fraction * f64::from(sign as i32) })
     }
@@ -218,6 +224,15 @@ impl Sum {
         self.micros += ((days - days.trunc()) * DAY as f64).round_ties_even() as i128;
     }
 
+    /// Notes a unit; None where it was there already.
+    fn once(&mut self, unit: &'static str) -> Option<()> {
+        if self.seen.contains(&unit) {
+            return None;
+        }
+        self.seen.push(unit);
+        Some(())
+    }
+
     fn unit(&mut self, number: Number, unit: &str) -> Option<()> {
         let years = match unit {
             "y" | "yr" | "yrs" | "year" | "years" => 1,
@@ -227,25 +242,43 @@ impl Sum {
             _ => 0,
         };
         if years > 0 {
+            self.once(match years {
+                1 => "year",
+                10 => "decade",
+                100 => "century",
+                _ => "millennium",
+            })?;
             self.months += number.whole * 12 * years + (number.fraction * 12.0 * years as f64).round_ties_even() as i128;
             return Some(());
         }
         match unit {
             "mon" | "mons" | "month" | "months" => {
+                self.once("month")?;
                 self.months += number.whole;
                 self.add_day_fraction(number.fraction * 30.0);
             }
             "w" | "week" | "weeks" => {
+                self.once("week")?;
                 self.days += number.whole * 7;
                 self.add_day_fraction(number.fraction * 7.0);
             }
             "d" | "day" | "days" => {
+                self.once("day")?;
                 self.days += number.whole;
                 self.micros += (number.fraction * DAY as f64).round_ties_even() as i128;
             }
-            "h" | "hr" | "hrs" | "hour" | "hours" => self.add_micros(number, HOUR),
-            "m" | "min" | "mins" | "minute" | "minutes" => self.add_micros(number, MINUTE),
-            "" | "s" | "sec" | "secs" | "second" | "seconds" => self.add_micros(number, SECOND),
+            "h" | "hr" | "hrs" | "hour" | "hours" => {
+                self.once("hour")?;
+                self.add_micros(number, HOUR);
+            }
+            "m" | "min" | "mins" | "minute" | "minutes" => {
+                self.once("minute")?;
+                self.add_micros(number, MINUTE);
+            }
+            "" | "s" | "sec" | "secs" | "second" | "seconds" => {
+                self.once("second")?;
+                self.add_micros(number, SECOND);
+            }
             "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" | "msecond" | "mseconds" => self.add_micros(number, 1000),
             "us" | "usec" | "usecs" | "microsecond" | "microseconds" | "usecond" | "useconds" => self.add_micros(number, 1),
             _ => return None,
@@ -270,12 +303,15 @@ impl Sum {
                 self.clock(token)?;
             } else if let Some(months) = rest.strip_prefix('-').filter(|r| r.starts_with(|c: char| c.is_ascii_digit())) {
                 let end = months.find(|c: char| !c.is_ascii_digit()).unwrap_or(months.len());
-                let (years, months_value): (i128, i128) = (token.parse().ok()?, months[..end].parse().ok()?);
+                let (years, months_value) = (Number::read(token)?.whole, Number::read(&months[..end])?.whole);
                 if months_value > 11 {
                     return None;
                 }
                 self.months += years * 12 + if token.starts_with('-') { -months_value } else { months_value };
                 rest = &months[end..];
+                if !rest.is_empty() && !rest.starts_with(|c: char| c.is_ascii() && blank(c as u8)) {
+                    return None;
+                }
             } else {
                 let number = Number::read(token)?;
                 rest = rest.trim_start();

@@ -52,7 +52,7 @@ mod zone;
 pub use crate::table::datum::{Datum, Type};
 pub use aggregate::{AggregateRef, resolve_aggregate};
 pub use binary::{input_binary, output_binary};
-pub use cast::{CastContext, CastRef, resolve_cast};
+pub use cast::{CastContext, CastRef, find_cast, resolve_cast};
 pub use compare::compare;
 pub use names::parse_type;
 pub use resolve::{FunctionRef, common_type, resolve_function, resolve_operator};

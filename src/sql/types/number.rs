@@ -1,5 +1,8 @@
 //! Integers and doubles as text.
 
+use num_bigint::BigInt;
+use num_traits::Pow;
+
 use super::{SqlError, fail};
 
 const PAIRS: &[u8; 200] = b"0001020304050607080910111213141516171819\
@@ -101,6 +104,49 @@ pub(crate) fn read_float(text: &str) -> Result<f64, SqlError> {
     Ok(sign * value)
 }
 
+/// The shortest digits that read back as `value`, in `1.5e3` notation. PostgreSQL doesn't take a decimal that lies exactly between two
+/// doubles, though reading rounds it to the even one; Rust does: then more digits are shown.
+fn shortest_digits(value: f64) -> String {
+    let written = format!("{value:e}");
+    let digits = written.bytes().take_while(|b| *b != b'e').filter(u8::is_ascii_digit).count();
+    // A decimal between two doubles has about as many digits as these.
+    if digits < 15 || !between(&written, value) {
+        return written;
+    }
+    for more in digits..17 {
+        let longer = format!("{value:.more$e}");
+        if longer.parse() == Ok(value) && !between(&longer, value) {
+            return longer;
+        }
+    }
+    written
+}
+
+/// Whether a decimal lies exactly between `value` and one of its neighbours.
+fn between(written: &str, value: f64) -> bool {
+    let Some((mantissa, exponent)) = written.split_once('e') else { return false };
+    let behind = mantissa.split_once('.').map_or(0, |(_, fraction)| fraction.len() as i32);
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let (Ok(digits), Ok(exponent)) = (digits.parse::<u64>(), exponent.parse::<i32>()) else { return false };
+    let tens = exponent - behind;
+    let bits = value.to_bits();
+    let raw = (bits >> 52 & 0x7ff) as i32;
+    // Powers of ten beyond can't divide a number of 54 bits.
+    if raw == 0 || !(-2..=23).contains(&tens) {
+        return false;
+    }
+    let binary = bits & ((1 << 52) - 1) | 1 << 52;
+    // The middles are odd multiples of 2^twos; at a power of two the lower neighbour is nearer.
+    let (twos, middles) = (raw - 1076, [binary * 2 + 1, binary * 2 - 1]);
+    let ten = BigInt::from(10);
+    let decimal = BigInt::from(digits) * if tens > 0 { Pow::pow(&ten, tens as u32) } else { BigInt::from(1) };
+    let scale = if tens < 0 { Pow::pow(&ten, tens.unsigned_abs()) } else { BigInt::from(1) };
+    middles.into_iter().any(|middle| {
+        let middle = BigInt::from(middle) * &scale;
+        if twos >= 0 { decimal == (middle << twos as u32) } else { (&decimal << twos.unsigned_abs()) == middle }
+    })
+}
+
 /// Appends a double: the shortest digits that read back as it (`extra` > 0), else 15 + `extra` significant digits.
 pub(crate) fn write_float(out: &mut Vec<u8>, value: f64, extra: i8) {
     if value.is_nan() {
@@ -111,7 +157,7 @@ pub(crate) fn write_float(out: &mut Vec<u8>, value: f64, extra: i8) {
     }
     let shortest = extra > 0;
     let written = if shortest {
-        format!("{value:e}")
+        shortest_digits(value)
     } else {
         let digits = (15 + i32::from(extra)).max(1) as usize;
         format!("{value:.*e}", digits - 1)

@@ -2,10 +2,11 @@
 
 use std::cmp::Ordering;
 
+use super::cast::pad;
 use super::compare::compare;
 use super::interval::Interval;
 use super::resolve::{Call, Function, Volatility};
-use super::{Context, Datum, SqlError, SqlType, datetime, fail, mismatch, numeric, pattern, regex};
+use super::{Context, Datum, SqlError, SqlType, Type, datetime, fail, mismatch, numeric, pattern, regex};
 
 const BOOL: SqlType = SqlType::BOOL;
 const INT2: SqlType = SqlType::INT2;
@@ -218,16 +219,30 @@ fn moment_span(_: SqlType, arguments: &[Datum], context: &Context<'_>, minus: bo
     }
 }
 
-fn like(arguments: &[Datum], fold: bool, wanted: bool) -> Result<Datum, SqlError> {
+/// The text on the left as patterns see it: `char(n)` with its blanks.
+fn shown(ty: SqlType, text: &str) -> std::borrow::Cow<'_, str> {
+    match ty {
+        SqlType::Stored(Type::Char(length)) => {
+            let mut padded = text.to_owned();
+            pad(&mut padded, length);
+            padded.into()
+        }
+        _ => text.into(),
+    }
+}
+
+fn like(ty: SqlType, arguments: &[Datum], fold: bool, wanted: bool) -> Result<Datum, SqlError> {
     match arguments {
-        [Datum::Text(text), Datum::Text(like)] => Ok(Datum::Bool(pattern::like(text, like, Some('\\'), fold)? == wanted)),
+        [Datum::Text(text), Datum::Text(like)] => Ok(Datum::Bool(pattern::like(&shown(ty, text), like, Some('\\'), fold)? == wanted)),
         _ => arity(arguments),
     }
 }
 
-fn matches(arguments: &[Datum], fold: bool, wanted: bool) -> Result<Datum, SqlError> {
+fn matches(ty: SqlType, arguments: &[Datum], fold: bool, wanted: bool) -> Result<Datum, SqlError> {
     match arguments {
-        [Datum::Text(text), Datum::Text(pattern)] => Ok(Datum::Bool(regex::Regex::new(pattern, fold)?.is_match(text) == wanted)),
+        [Datum::Text(text), Datum::Text(pattern)] => {
+            Ok(Datum::Bool(regex::Regex::new(pattern, fold)?.is_match(&shown(ty, text)) == wanted))
+        }
         _ => arity(arguments),
     }
 }
@@ -287,14 +302,22 @@ static TEXT_OPERATORS: &[Function] = &[
     row("||", &[TEXT, ANY], TEXT, joined),
     row("||", &[ANY, TEXT], TEXT, joined),
     row("||", &[BYTEA, BYTEA], BYTEA, joined),
-    row("~~", &[TEXT, TEXT], BOOL, |_, a, _| like(a, false, true)),
-    row("!~~", &[TEXT, TEXT], BOOL, |_, a, _| like(a, false, false)),
-    row("~~*", &[TEXT, TEXT], BOOL, |_, a, _| like(a, true, true)),
-    row("!~~*", &[TEXT, TEXT], BOOL, |_, a, _| like(a, true, false)),
-    row("~", &[TEXT, TEXT], BOOL, |_, a, _| matches(a, false, true)),
-    row("!~", &[TEXT, TEXT], BOOL, |_, a, _| matches(a, false, false)),
-    row("~*", &[TEXT, TEXT], BOOL, |_, a, _| matches(a, true, true)),
-    row("!~*", &[TEXT, TEXT], BOOL, |_, a, _| matches(a, true, false)),
+    row("~~", &[TEXT, TEXT], BOOL, |ty, a, _| like(ty, a, false, true)),
+    row("!~~", &[TEXT, TEXT], BOOL, |ty, a, _| like(ty, a, false, false)),
+    row("~~*", &[TEXT, TEXT], BOOL, |ty, a, _| like(ty, a, true, true)),
+    row("!~~*", &[TEXT, TEXT], BOOL, |ty, a, _| like(ty, a, true, false)),
+    row("~", &[TEXT, TEXT], BOOL, |ty, a, _| matches(ty, a, false, true)),
+    row("!~", &[TEXT, TEXT], BOOL, |ty, a, _| matches(ty, a, false, false)),
+    row("~*", &[TEXT, TEXT], BOOL, |ty, a, _| matches(ty, a, true, true)),
+    row("!~*", &[TEXT, TEXT], BOOL, |ty, a, _| matches(ty, a, true, false)),
+    row("~~", &[SqlType::BPCHAR, TEXT], BOOL, |ty, a, _| like(ty, a, false, true)),
+    row("!~~", &[SqlType::BPCHAR, TEXT], BOOL, |ty, a, _| like(ty, a, false, false)),
+    row("~~*", &[SqlType::BPCHAR, TEXT], BOOL, |ty, a, _| like(ty, a, true, true)),
+    row("!~~*", &[SqlType::BPCHAR, TEXT], BOOL, |ty, a, _| like(ty, a, true, false)),
+    row("~", &[SqlType::BPCHAR, TEXT], BOOL, |ty, a, _| matches(ty, a, false, true)),
+    row("!~", &[SqlType::BPCHAR, TEXT], BOOL, |ty, a, _| matches(ty, a, false, false)),
+    row("~*", &[SqlType::BPCHAR, TEXT], BOOL, |ty, a, _| matches(ty, a, true, true)),
+    row("!~*", &[SqlType::BPCHAR, TEXT], BOOL, |ty, a, _| matches(ty, a, true, false)),
     row("^@", &[TEXT, TEXT], BOOL, on!(Text(a), Text(b) => Ok(Datum::Bool(a.starts_with(b.as_str()))))),
 ];
 
@@ -318,13 +341,13 @@ static MOMENT_OPERATORS: &[Function] = &[
         "+",
         &[INTERVAL, INTERVAL],
         INTERVAL,
-        on!(Bytea(a), Bytea(b) => interval(Interval::read_binary(a)?.add(Interval::read_binary(b)?))),
+        on!(Bytea(a), Bytea(b) => interval(Interval::read_binary(a)?.plus(Interval::read_binary(b)?))),
     ),
     row(
         "-",
         &[INTERVAL, INTERVAL],
         INTERVAL,
-        on!(Bytea(a), Bytea(b) => interval(Interval::read_binary(a)?.add(Interval::read_binary(b)?.negate()?))),
+        on!(Bytea(a), Bytea(b) => interval(Interval::read_binary(a)?.plus(Interval::read_binary(b)?.negate()?))),
     ),
     row("-", &[INTERVAL], INTERVAL, on!(Bytea(a) => interval(Interval::read_binary(a)?.negate()))),
     row("*", &[INTERVAL, FLOAT8], INTERVAL, on!(Bytea(a), Float8(b) => scaled(a, *b))),
@@ -340,3 +363,9 @@ static MOMENT_OPERATORS: &[Function] = &[
 ];
 
 static TABLES: &[&[Function]] = &[&INT2_OPERATORS, &INT4_OPERATORS, &INT8_OPERATORS, NUMBER_OPERATORS, TEXT_OPERATORS, MOMENT_OPERATORS];
+
+/// All operators but comparisons, for tests.
+#[cfg(test)]
+pub(crate) fn tables() -> impl Iterator<Item = &'static [Function]> {
+    TABLES.iter().copied()
+}

@@ -102,16 +102,16 @@ pub fn literal_prefix(pattern: &str, escape: Option<char>) -> (String, bool) {
     (prefix, true)
 }
 
-/// ESCAPE's character: none for '', 22019 for more than one.
+/// ESCAPE's character: none for '', 22025 for more than one.
 ///
 /// # Errors
-/// 22019.
+/// 22025.
 pub fn escape(text: &str) -> Result<Option<char>, SqlError> {
     let mut chars = text.chars();
     match (chars.next(), chars.next()) {
         (first, None) => Ok(first),
         _ => {
-            let mut error = SqlError::new("22019", "invalid escape string");
+            let mut error = SqlError::new("22025", "invalid escape string");
             error.hint = Some("Escape string must be empty or one character.".into());
             Err(error)
         }

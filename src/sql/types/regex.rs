@@ -1,9 +1,9 @@
-//! Regular expressions as `~` has them: POSIX extended ones with the common escapes, matched by Thompson's construction with captured
-//! nothing: time is at most pattern times text, whatever the pattern.
+//! Regular expressions as `~` has them: POSIX extended ones with the common escapes, matched by Thompson's construction: time is at most
+//! pattern times text, whatever the pattern. Groups capture nothing.
 //!
-//! What there is: literals, `.`, `[...]` with ranges, negation and `[:class:]`, `( )`, `(?: )`, `|`, `* + ? {m,n}` (also non-greedy, which for
-//! "does it match" is the same), `^ $ \A \Z \m \M \y \d \w \s \D \W \S` and escaped characters. Refused (0A000): back references and
-//! lookahead.
+//! What there is: literals, `.`, `[...]` with ranges, negation and `[:class:]`, `( )`, `(?: )`, `|`, `* + ? {m,n}` (also non-greedy,
+//! which for "does it match" is the same), `^ $ \A \Z \m \M \y \d \w \s \D \W \S` and escaped characters. Refused (0A000): back references
+//! and lookahead.
 
 use super::pattern::{simple_lower, simple_upper};
 use super::{SqlError, fail};
@@ -51,11 +51,13 @@ enum Step {
 pub struct Regex {
     steps: Vec<Step>,
     fold: bool,
+    captures: bool,
 }
 
 struct Parser<'a> {
     chars: std::iter::Peekable<std::str::Chars<'a>>,
     depth: u32,
+    captures: bool,
 }
 
 fn invalid<T>(what: &str) -> Result<T, SqlError> {
@@ -72,12 +74,12 @@ impl Regex {
             Some(rest) => (rest, true),
             None => (pattern.strip_prefix("***:").unwrap_or(pattern), fold),
         };
-        let mut parser = Parser { chars: pattern.chars().peekable(), depth: 0 };
+        let mut parser = Parser { chars: pattern.chars().peekable(), depth: 0, captures: false };
         let tree = parser.either()?;
         if parser.chars.next().is_some() {
             return invalid("parentheses () not balanced");
         }
-        let mut regex = Regex { steps: Vec::new(), fold };
+        let mut regex = Regex { steps: Vec::new(), fold, captures: parser.captures };
         regex.compile(&tree)?;
         regex.steps.push(Step::Match);
         Ok(regex)
@@ -86,6 +88,11 @@ impl Regex {
     /// Whether the pattern matches anywhere in `text`.
     pub fn is_match(&self, text: &str) -> bool {
         self.run(text, 0, true).is_some()
+    }
+
+    /// Whether it has groups that capture, which [`Regex::find`] knows nothing of.
+    pub fn captures(&self) -> bool {
+        self.captures
     }
 
     /// The first and longest match: its bytes.
@@ -199,7 +206,7 @@ impl Regex {
             if found.is_some() && (anywhere || live.is_empty()) {
                 return found;
             }
-            let c = chars.next()?;
+            let Some(c) = chars.next() else { return found };
             for step in live {
                 if let Step::Take(set) = &self.steps[step]
                     && set.holds(c, self.fold)
@@ -214,9 +221,6 @@ impl Regex {
             }
             previous = Some(c);
             at += c.len_utf8();
-            if rest.is_none() {
-                return found;
-            }
         }
     }
 }
@@ -325,6 +329,8 @@ impl Parser<'_> {
                         Some(':') => {}
                         _ => return fail("0A000", "lookahead in regular expressions is not supported"),
                     }
+                } else {
+                    self.captures = true;
                 }
                 let inner = self.either()?;
                 if self.chars.next() != Some(')') {

@@ -75,11 +75,14 @@ fn list(types: &[SqlType]) -> String {
     types.iter().map(|ty| ty.display_name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The function `name` (lower case, no schema) for arguments of these types.
+/// The function `name` (lower case) for arguments of these types. A schema `pg_catalog.` is only shown in messages, as PostgreSQL does for
+/// EXTRACT, POSITION, SUBSTRING .. FROM, TRIM and AT TIME ZONE.
 ///
 /// # Errors
 /// 42883 where there is none, 42725 where several fit equally.
 pub fn resolve_function(name: &str, types: &[SqlType]) -> Result<FunctionRef, SqlError> {
+    let shown = name;
+    let name = name.strip_prefix("pg_catalog.").unwrap_or(name);
     if let Some(special) = functions::special(name, types) {
         return special;
     }
@@ -88,16 +91,17 @@ pub fn resolve_function(name: &str, types: &[SqlType]) -> Result<FunctionRef, Sq
     let exact = candidates.iter().find(|f| f.arguments == bases.as_slice()).copied();
     match exact.map_or_else(|| choose(&candidates, &bases), Choice::One) {
         Choice::One(function) => Ok(bind(&function, types)),
-        Choice::None => Err(SqlError::new("42883", format!("function {name}({}) does not exist", list(types)))
+        Choice::None => Err(SqlError::new("42883", format!("function {shown}({}) does not exist", list(types)))
             .hint("No function matches the given name and argument types. You might need to add explicit type casts.")),
-        Choice::Several => Err(SqlError::new("42725", format!("function {name}({}) is not unique", list(types)))
+        Choice::Several => Err(SqlError::new("42725", format!("function {shown}({}) is not unique", list(types)))
             .hint("Could not choose a best candidate function. You might need to add explicit type casts.")),
     }
 }
 
 /// Whether any function has that name.
 pub fn function_exists(name: &str) -> bool {
-    functions::special(name, &[]).is_some() || functions::tables().flat_map(|table| table.iter()).any(|f| f.name == name)
+    functions::special(name, &[SqlType::TEXT, SqlType::TEXT]).is_some()
+        || functions::tables().flat_map(|table| table.iter()).any(|f| f.name == name)
 }
 
 /// The operator between two expressions (`left` None: before one). LIKE is `~~`, ILIKE `~~*`, their opposites `!~~` and `!~~*`.

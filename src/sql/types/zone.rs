@@ -16,27 +16,44 @@ impl Zone {
         Zone { name: "UTC".into(), east_seconds: 0 }
     }
 
-    /// The zone called `name` in `SET TimeZone`: UTC and its aliases, `+hh[:mm[:ss]]` (east as in ISO 8601), hours as a number, `Etc/GMT+h`
-    /// (west, as POSIX has it). None if it isn't known.
+    /// The zone called `name` in `SET TimeZone`: hours east as a number, or what [`Zone::named`] knows.
     pub fn parse(name: &str) -> Option<Zone> {
+        match name.trim().parse::<f64>() {
+            Ok(hours) if hours.abs() <= 167.0 => Some(Zone::fixed((hours * 3600.0).round() as i32)),
+            Ok(_) => None,
+            Err(_) if name.trim().eq_ignore_ascii_case("default") => Some(Zone::utc()),
+            Err(_) => Zone::named(name),
+        }
+    }
+
+    /// The zone called `name`: UTC and its aliases, `Etc/GMT+h`, and POSIX's `ABC+h[:mm[:ss]]`, `<name>-h`, `+h`, all of which count
+    /// hours west. None if it isn't known.
+    pub fn named(name: &str) -> Option<Zone> {
         let trimmed = name.trim();
         let upper = trimmed.to_ascii_uppercase();
-        let known = ["UTC", "GMT", "Z", "ZULU", "UCT", "ETC/UTC", "ETC/GMT", "UNIVERSAL", "ETC/UCT", "GMT0", "DEFAULT"];
+        let known = ["UTC", "GMT", "ZULU", "UCT", "ETC/UTC", "ETC/GMT", "UNIVERSAL", "ETC/UCT", "GMT0", "GREENWICH", "ETC/ZULU"];
+        let place = upper.strip_prefix("ETC/");
         if known.contains(&upper.as_str()) {
-            let name = if upper.starts_with("ETC/") { format!("Etc/{}", &upper[4..]) } else { upper };
-            return Some(Zone { name: if name == "DEFAULT" { "UTC".into() } else { name }, east_seconds: 0 });
+            let name = place.map_or(upper.clone(), |rest| format!("Etc/{rest}"));
+            return Some(Zone { name, east_seconds: 0 });
         }
-        if let Some(rest) = upper.strip_prefix("ETC/GMT") {
-            let hours: i32 = rest.parse().ok().filter(|hours: &i32| (-14..=12).contains(hours))?;
+        if let Some(hours) = place.and_then(|rest| rest.strip_prefix("GMT")) {
+            let hours: i32 = hours.parse().ok().filter(|hours: &i32| (-14..=12).contains(hours))?;
             return Some(Zone { name: format!("Etc/GMT{hours:+}"), east_seconds: -hours * 3600 });
         }
-        if let Ok(hours) = trimmed.parse::<f64>() {
-            if hours.abs() > 167.0 {
-                return None;
+        let west = match trimmed.strip_prefix('<') {
+            Some(rest) => rest.split_once('>')?.1,
+            None => {
+                let letters = trimmed.find(|c: char| !c.is_ascii_alphabetic())?;
+                if letters == 1 || letters == 2 {
+                    return None;
+                }
+                &trimmed[letters..]
             }
-            return Some(Zone::fixed((hours * 3600.0).round() as i32));
-        }
-        offset(trimmed).map(Zone::fixed)
+        };
+        let signed = if west.starts_with(['+', '-']) { west.to_owned() } else { format!("+{west}") };
+        let east_seconds = -offset(&signed)?;
+        Some(Zone { name: trimmed.to_owned(), east_seconds })
     }
 
     /// The zone so many seconds east of UTC, named as PostgreSQL names it.

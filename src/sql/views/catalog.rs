@@ -85,21 +85,7 @@ fn pg_database(world: &World) -> Vec<Row> {
 }
 
 fn pg_roles(world: &World) -> Vec<Row> {
-    vec![vec![
-        text(&world.options.role),
-        TRUE,
-        TRUE,
-        TRUE,
-        TRUE,
-        TRUE,
-        FALSE,
-        int4(-1),
-        NULL,
-        NULL,
-        TRUE,
-        NULL,
-        oid(ROLE),
-    ]]
+    vec![vec![text(&world.options.role), TRUE, TRUE, TRUE, TRUE, TRUE, FALSE, int4(-1), NULL, NULL, TRUE, NULL, oid(ROLE)]]
 }
 
 fn pg_user(world: &World) -> Vec<Row> {
@@ -109,7 +95,19 @@ fn pg_user(world: &World) -> Vec<Row> {
 fn pg_settings(world: &World) -> Vec<Row> {
     let all = world.client.state.lock().settings.all();
     let row = |(name, value, about): (String, String, &str)| {
-        vec![text(name), text(&value), NULL, text("Regroup"), text(about), NULL, text("user"), text("string"), text("default"), text(value), FALSE]
+        vec![
+            text(name),
+            text(&value),
+            NULL,
+            text("Regroup"),
+            text(about),
+            NULL,
+            text("user"),
+            text("string"),
+            text("default"),
+            text(value),
+            FALSE,
+        ]
     };
     all.into_iter().map(row).collect()
 }
@@ -324,8 +322,18 @@ pub(super) static VIEWS: &[View] = &[
     view("pg_stat_activity", 12007, ACTIVITY, pg_stat_activity),
     view("pg_am", 2601, &[("oid", OID), ("amname", NAME), ("amhandler", TEXT), ("amtype", CHAR)], pg_am),
     view("pg_collation", 3456, COLLATIONS, pg_collation),
-    view("pg_tablespace", 1213, &[("oid", OID), ("spcname", NAME), ("spcowner", OID), ("spcacl", TEXTS), ("spcoptions", TEXTS)], pg_tablespace),
-    view("pg_language", 2612, &[("oid", OID), ("lanname", NAME), ("lanowner", OID), ("lanispl", BOOL), ("lanpltrusted", BOOL)], pg_language),
+    view(
+        "pg_tablespace",
+        1213,
+        &[("oid", OID), ("spcname", NAME), ("spcowner", OID), ("spcacl", TEXTS), ("spcoptions", TEXTS)],
+        pg_tablespace,
+    ),
+    view(
+        "pg_language",
+        2612,
+        &[("oid", OID), ("lanname", NAME), ("lanowner", OID), ("lanispl", BOOL), ("lanpltrusted", BOOL)],
+        pg_language,
+    ),
     view("pg_stat_user_tables", 12008, &[("relid", OID), ("schemaname", NAME), ("relname", NAME)], pg_stat_tables),
     empty("pg_description", 2609, &[("objoid", OID), ("classoid", OID), ("objsubid", INT4), ("description", TEXT)]),
     empty("pg_shdescription", 2396, &[("objoid", OID), ("classoid", OID), ("description", TEXT)]),
@@ -394,7 +402,11 @@ pub(super) static VIEWS: &[View] = &[
             ("pubviaroot", BOOL),
         ],
     ),
-    empty("pg_publication_rel", 6106, &[("oid", OID), ("prpubid", OID), ("prrelid", OID), ("prqual", TEXT), ("prattrs", SqlType::Int2Vector)]),
+    empty(
+        "pg_publication_rel",
+        6106,
+        &[("oid", OID), ("prpubid", OID), ("prrelid", OID), ("prqual", TEXT), ("prattrs", SqlType::Int2Vector)],
+    ),
     empty("pg_publication_namespace", 6237, &[("oid", OID), ("pnpubid", OID), ("pnnspid", OID)]),
     empty("pg_foreign_table", 3118, &[("ftrelid", OID), ("ftserver", OID), ("ftoptions", TEXTS)]),
     empty("pg_foreign_server", 1417, &[("oid", OID), ("srvname", NAME), ("srvowner", OID), ("srvfdw", OID), ("srvoptions", TEXTS)]),
@@ -406,7 +418,19 @@ pub(super) static VIEWS: &[View] = &[
     empty("pg_db_role_setting", 2964, &[("setdatabase", OID), ("setrole", OID), ("setconfig", TEXTS)]),
     empty("pg_opclass", 2616, &[("oid", OID), ("opcmethod", OID), ("opcname", NAME), ("opcnamespace", OID), ("opcdefault", BOOL)]),
     empty("pg_operator", 2617, &[("oid", OID), ("oprname", NAME), ("oprnamespace", OID), ("oprleft", OID), ("oprright", OID)]),
-    empty("pg_depend", 2608, &[("classid", OID), ("objid", OID), ("objsubid", INT4), ("refclassid", OID), ("refobjid", OID), ("refobjsubid", INT4), ("deptype", CHAR)]),
+    empty(
+        "pg_depend",
+        2608,
+        &[
+            ("classid", OID),
+            ("objid", OID),
+            ("objsubid", INT4),
+            ("refclassid", OID),
+            ("refobjid", OID),
+            ("refobjsubid", INT4),
+            ("deptype", CHAR),
+        ],
+    ),
     empty("pg_event_trigger", 3466, &[("oid", OID), ("evtname", NAME), ("evtevent", NAME), ("evtowner", OID), ("evtenabled", CHAR)]),
     empty(
         "pg_proc",
@@ -424,5 +448,9 @@ pub(super) static VIEWS: &[View] = &[
             ("proisagg", BOOL),
         ],
     ),
-    empty("pg_prepared_xacts", 12009, &[("transaction", OID), ("gid", TEXT), ("prepared", SqlType::TIMESTAMPTZ), ("owner", NAME), ("database", NAME)]),
+    empty(
+        "pg_prepared_xacts",
+        12009,
+        &[("transaction", OID), ("gid", TEXT), ("prepared", SqlType::TIMESTAMPTZ), ("owner", NAME), ("database", NAME)],
+    ),
 ];

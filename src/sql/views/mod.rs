@@ -71,6 +71,11 @@ pub fn name_of(oid: u32) -> Option<String> {
     all().find(|view| view.oid == oid).map(|view| view.name.to_string())
 }
 
+/// Whether a number is that of a table of `information_schema`.
+pub fn is_information(oid: u32) -> bool {
+    information::VIEWS.iter().any(|view| view.oid == oid)
+}
+
 /// The number of a virtual table, by name with or without its schema.
 pub fn number_of(name: &str) -> Option<u32> {
     let (schema, name) = name.split_once('.').map_or((None, name), |(schema, name)| (Some(schema), name));

@@ -9,7 +9,7 @@ use crate::sql::session::{ColumnDesc, Format, RowSink, TransactionStatus};
 const FULL: usize = 64 << 10;
 
 /// Capacity that an empty buffer keeps.
-const KEEP: usize = 2 * FULL;
+const KEEP: usize = FULL / 2;
 
 /// How bad an error is for the session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::backend::Gravity;
 use super::frontend::{Bind, Malformed, Message, Target, decode};
 use super::port::{Port, Step, Stopper};
-use super::stream::{Deadline, End, Guard, Stream, Timeout, watch};
+use super::stream::{End, Guard, Patience, Stream, Timeout, watch};
 use crate::base::Seams;
 use crate::sql::error::SqlError;
 use crate::sql::session::TransactionStatus;
@@ -25,7 +25,7 @@ use crate::sql::session::TransactionStatus;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Capacity that the buffer of a message's body keeps.
-const KEEP: usize = 128 << 10;
+const KEEP: usize = 32 << 10;
 
 /// What stops a message's work.
 pub(super) enum Trouble {
@@ -79,6 +79,8 @@ pub(super) struct Conversation<S, P: Port> {
     portals: FxHashMap<Box<str>, P::Portal>,
     /// An error in the extended protocol: up to the next Sync nothing counts.
     skipping: bool,
+    /// Messages of the extended protocol have come since the last ReadyForQuery.
+    in_round: bool,
     /// The body of the message at work; kept for its room.
     pub(super) body: Vec<u8>,
 }
@@ -88,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         let stopper = session.stopper();
         guard.stopped_by(stopper.stopped());
         let (statements, portals) = (FxHashMap::default(), FxHashMap::default());
-        Conversation { seams, stream, guard, stopper, session, statements, portals, skipping: false, body: Vec::new() }
+        Conversation { seams, stream, guard, stopper, session, statements, portals, skipping: false, in_round: false, body: Vec::new() }
     }
 
     /// Talks until the end, which it logs as coming from `peer`, and closes the session.
@@ -123,8 +125,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         self.stream.out.key(self.session.pid(), self.session.secret());
         self.ready().await?;
         loop {
-            let deadline = self.idle_deadline();
-            let frame = self.stream.frame(&mut self.guard, deadline).await?;
+            let frame = match self.stream.frame_there()? {
+                Some(frame) => frame,
+                None => {
+                    let patience = self.patience();
+                    self.stream.frame(&mut self.guard, patience).await?
+                }
+            };
             let mut body = std::mem::take(&mut self.body);
             body.clear();
             self.stream.line.input.take(frame, &mut body);
@@ -135,12 +142,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         }
     }
 
-    fn idle_deadline(&self) -> Deadline {
+    /// With the client that is to send the next message. In the middle of a message or a round it owes the rest.
+    fn patience(&self) -> Patience {
+        if self.in_round || !self.stream.line.input.unread().is_empty() {
+            return self.guard.stall();
+        }
         let timeout = match self.session.status() {
             TransactionStatus::Idle => Timeout::IdleSession,
             TransactionStatus::InTransaction | TransactionStatus::Failed => Timeout::IdleInTransaction,
         };
-        self.guard.after(self.session.idle_timeout(), timeout)
+        Patience::quiet(self.session.idle_timeout(), timeout)
     }
 
     async fn message(&mut self, kind: u8, body: &[u8]) -> Result<(), End> {
@@ -148,6 +159,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         if self.skipping && !matches!(kind, extendedquery::MESSAGE_TYPE_BYTE_SYNC | terminate::MESSAGE_TYPE_BYTE_TERMINATE) {
             return Ok(());
         }
+        self.in_round |= matches!(
+            kind,
+            extendedquery::MESSAGE_TYPE_BYTE_PARSE
+                | extendedquery::MESSAGE_TYPE_BYTE_BIND
+                | extendedquery::MESSAGE_TYPE_BYTE_DESCRIBE
+                | extendedquery::MESSAGE_TYPE_BYTE_EXECUTE
+                | extendedquery::MESSAGE_TYPE_BYTE_CLOSE
+        );
         let outcome = match decode(kind, body) {
             Ok(message) => self.act(message).await,
             Err(malformed) => Err(malformed.into()),
@@ -210,7 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
             self.stream.out.empty_query();
         }
         for statement in &statements {
-            let mut portal = watch(&mut self.stream.line, &*self.stopper, self.session.start(statement)).await?;
+            let mut portal = watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.start(statement))).await?;
             if let Some(columns) = P::portal_columns(&portal) {
                 self.stream.out.columns(Some(columns), P::portal_formats(&portal));
             }
@@ -227,7 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
             return Err(refused("42P05", format!("prepared statement \"{name}\" already exists")));
         }
         self.statements.remove(name);
-        let statement = watch(&mut self.stream.line, &*self.stopper, self.session.prepare(sql, types)).await?;
+        let statement = watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.prepare(sql, types))).await?;
         self.statements.insert(name.into(), statement);
         self.stream.out.parse_complete();
         Ok(())
@@ -240,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         } else if self.portals.contains_key(bind.portal) {
             return Err(refused("42P03", format!("cursor \"{}\" already exists", bind.portal)));
         }
-        let binding = self.session.portal(statement, &bind.params, &bind.param_formats, &bind.result_formats);
+        let binding = Box::pin(self.session.portal(statement, &bind.params, &bind.param_formats, &bind.result_formats));
         let portal = watch(&mut self.stream.line, &*self.stopper, binding).await?;
         self.portals.insert(bind.portal.into(), portal);
         self.stream.out.bind_complete();
@@ -280,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
     /// Says how an execution ended, after what the session had to remark.
     async fn done(&mut self, done: Done<P::Copy>) -> Result<(), Trouble> {
         let done = match done {
-            Done::CopyIn { copy, columns } => Done::Complete(self.copy_in(copy, columns).await?),
+            Done::CopyIn { copy, columns } => Done::Complete(Box::pin(self.copy_in(copy, columns)).await?),
             other => other,
         };
         self.notices();
@@ -335,7 +354,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
 
     /// Ends a round: its implicit transaction, then ReadyForQuery.
     async fn round(&mut self) -> Result<(), End> {
-        if let Err(error) = watch(&mut self.stream.line, &*self.stopper, self.session.sync()).await {
+        let ended = watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.sync())).await;
+        if let Err(error) = ended {
             self.error(&error)?;
         }
         if self.session.status() == TransactionStatus::Idle {
@@ -349,6 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         for (name, value) in self.session.take_parameters() {
             self.stream.out.parameter(name, &value);
         }
+        self.in_round = false;
         self.stream.out.ready(self.session.status());
         self.stream.flush(&mut self.guard).await
     }
@@ -366,11 +387,11 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin, P: Port>(
     let mut left = max_rows;
     stream.out.take_rows();
     loop {
-        let step = watch(&mut stream.line, stopper, session.execute(portal, left, &mut stream.out)).await;
+        let step = watch(&mut stream.line, stopper, Box::pin(session.execute(portal, left, &mut stream.out))).await;
         if stream.line.gone {
             return Err(End::Gone.into());
         }
-        match step? {
+        match P::step(step?) {
             Step::Complete(tag) => return Ok(Done::Complete(tag)),
             Step::Empty => return Ok(Done::Empty),
             Step::CopyIn { copy, columns } => return Ok(Done::CopyIn { copy, columns }),

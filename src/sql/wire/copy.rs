@@ -20,8 +20,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         self.stream.flush(&mut self.guard).await?;
         let mut data = Vec::new();
         loop {
-            let deadline = self.guard.stall();
-            let frame = self.stream.frame(&mut self.guard, deadline).await?;
+            let patience = self.guard.stall();
+            let frame = self.stream.frame(&mut self.guard, patience).await?;
             match frame.kind {
                 copy::MESSAGE_TYPE_BYTE_COPY_DATA => {
                     data.clear();
@@ -34,7 +34,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
                     {
                         self.stream.line.input.take(next, &mut data);
                     }
-                    watch(&mut self.stream.line, &*self.stopper, self.session.copy_data(&mut copy, &data)).await?;
+                    watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.copy_data(&mut copy, &data))).await?;
                 }
                 // Clients that end each message of the extended protocol with one.
                 extendedquery::MESSAGE_TYPE_BYTE_FLUSH | extendedquery::MESSAGE_TYPE_BYTE_SYNC => {
@@ -42,7 +42,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
                 }
                 copy::MESSAGE_TYPE_BYTE_COPY_DONE => {
                     self.stream.line.input.skip(FRAME_HEADER + frame.body);
-                    return Ok(watch(&mut self.stream.line, &*self.stopper, self.session.copy_done(copy)).await?);
+                    return Ok(watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.copy_done(copy))).await?);
                 }
                 copy::MESSAGE_TYPE_BYTE_COPY_FAIL => {
                     data.clear();
@@ -53,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
                         Ok(_) => return Err(End::Malformed(Malformed::Type(frame.kind)).into()),
                         Err(malformed) => return Err(End::Malformed(malformed).into()),
                     };
-                    let failing = self.session.copy_fail(copy, reason);
+                    let failing = Box::pin(self.session.copy_fail(copy, reason));
                     return Err(watch(&mut self.stream.line, &*self.stopper, failing).await.into());
                 }
                 other => return Err(End::Malformed(Malformed::DuringCopy(other)).into()),

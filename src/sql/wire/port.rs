@@ -29,12 +29,14 @@ pub(super) enum Step<C> {
     CopyIn { copy: C, columns: usize },
 }
 
-/// A session as the protocol sees it. For what the methods do see those of [`Session`] by the same names.
+/// A session as the protocol sees it. For what the methods do see those of [`Session`] by the same names; they hand its futures on as they
+/// are, without a layer of their own that would have to hold them.
 pub(super) trait Port: Send + 'static {
     type Raw: Send + Sync;
     type Statement: Send + Sync;
     type Portal: Send + Sync;
     type Copy: Send;
+    type Progress: Send;
 
     fn pid(&self) -> i32;
     fn secret(&self) -> i32;
@@ -66,7 +68,8 @@ pub(super) trait Port: Send + 'static {
         portal: &mut Self::Portal,
         max_rows: usize,
         sink: &mut dyn RowSink,
-    ) -> impl Future<Output = Result<Step<Self::Copy>, SqlError>> + Send;
+    ) -> impl Future<Output = Result<Self::Progress, SqlError>> + Send;
+    fn step(progress: Self::Progress) -> Step<Self::Copy>;
     fn copy_data(&mut self, copy: &mut Self::Copy, data: &[u8]) -> impl Future<Output = Result<(), SqlError>> + Send;
     fn copy_done(&mut self, copy: Self::Copy) -> impl Future<Output = Result<String, SqlError>> + Send;
     fn copy_fail(&mut self, copy: Self::Copy, message: &str) -> impl Future<Output = SqlError> + Send;
@@ -91,6 +94,7 @@ impl Port for Session {
     type Statement = Statement;
     type Portal = Portal;
     type Copy = CopyIn;
+    type Progress = Progress;
 
     fn pid(&self) -> i32 {
         Session::pid(self)
@@ -148,27 +152,36 @@ impl Port for Session {
         Session::split(self, sql)
     }
 
-    async fn start(&mut self, raw: &RawStatement) -> Result<Portal, SqlError> {
-        Session::start(self, raw).await
+    fn start(&mut self, raw: &RawStatement) -> impl Future<Output = Result<Portal, SqlError>> + Send {
+        Session::start(self, raw)
     }
 
-    async fn prepare(&mut self, sql: &str, types: &[u32]) -> Result<Statement, SqlError> {
-        Session::prepare(self, sql, types).await
+    fn prepare(&mut self, sql: &str, types: &[u32]) -> impl Future<Output = Result<Statement, SqlError>> + Send {
+        Session::prepare(self, sql, types)
     }
 
-    async fn portal(
+    fn portal(
         &mut self,
         statement: &Statement,
         params: &[Option<&[u8]>],
         param_formats: &[Format],
         result_formats: &[Format],
-    ) -> Result<Portal, SqlError> {
+    ) -> impl Future<Output = Result<Portal, SqlError>> + Send {
         let params = params.iter().map(|param| param.map(<[u8]>::to_vec)).collect();
-        Session::portal(self, statement, params, param_formats, result_formats).await
+        Session::portal(self, statement, params, param_formats, result_formats)
     }
 
-    async fn execute(&mut self, portal: &mut Portal, max_rows: usize, sink: &mut dyn RowSink) -> Result<Step<CopyIn>, SqlError> {
-        Ok(match Session::execute(self, portal, max_rows, sink).await? {
+    fn execute(
+        &mut self,
+        portal: &mut Portal,
+        max_rows: usize,
+        sink: &mut dyn RowSink,
+    ) -> impl Future<Output = Result<Progress, SqlError>> + Send {
+        Session::execute(self, portal, max_rows, sink)
+    }
+
+    fn step(progress: Progress) -> Step<CopyIn> {
+        match progress {
             Progress::Suspended => Step::Suspended,
             Progress::Complete(tag) => Step::Complete(tag),
             Progress::Empty => Step::Empty,
@@ -176,30 +189,30 @@ impl Port for Session {
                 let columns = copy.columns();
                 Step::CopyIn { copy, columns }
             }
-        })
+        }
     }
 
-    async fn copy_data(&mut self, copy: &mut CopyIn, data: &[u8]) -> Result<(), SqlError> {
-        Session::copy_data(self, copy, data).await
+    fn copy_data(&mut self, copy: &mut CopyIn, data: &[u8]) -> impl Future<Output = Result<(), SqlError>> + Send {
+        Session::copy_data(self, copy, data)
     }
 
-    async fn copy_done(&mut self, copy: CopyIn) -> Result<String, SqlError> {
-        Session::copy_done(self, copy).await
+    fn copy_done(&mut self, copy: CopyIn) -> impl Future<Output = Result<String, SqlError>> + Send {
+        Session::copy_done(self, copy)
     }
 
-    async fn copy_fail(&mut self, copy: CopyIn, message: &str) -> SqlError {
-        Session::copy_fail(self, copy, message).await
+    fn copy_fail(&mut self, copy: CopyIn, message: &str) -> impl Future<Output = SqlError> + Send {
+        Session::copy_fail(self, copy, message)
     }
 
     fn fail(&mut self) {
         Session::fail(self);
     }
 
-    async fn sync(&mut self) -> Result<(), SqlError> {
-        Session::sync(self).await
+    fn sync(&mut self) -> impl Future<Output = Result<(), SqlError>> + Send {
+        Session::sync(self)
     }
 
-    async fn close(self) {
-        Session::close(self).await;
+    fn close(self) -> impl Future<Output = ()> + Send {
+        Session::close(self)
     }
 }

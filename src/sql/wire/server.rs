@@ -20,7 +20,7 @@ use super::conversation::{Conversation, last_words};
 use super::options::PostgresOptions;
 use super::port::{Port, Stopper};
 use super::startup::{Identity, Wish, listen};
-use super::stream::{End, Guard, Stream, Timeout};
+use super::stream::{End, Guard, Patience, Stream, Timeout};
 use crate::base::{BoxFuture, Seams};
 use crate::sql::error::SqlError;
 use crate::sql::session::{Engine, Session};
@@ -214,8 +214,8 @@ impl Server {
         };
         let mut stream = Stream::new(io, shared.options.message_bytes_max as usize);
         let mut guard = Guard::new(shared.seams.clone(), self.stopped(), shared.options.send_timeout());
-        let deadline = guard.after(Some(shared.options.authentication_timeout()), Timeout::Authentication);
-        let wish = listen(&mut stream, &mut guard, deadline).await;
+        let deadline = shared.seams.now() + shared.options.authentication_timeout();
+        let wish = listen(&mut stream, &mut guard, Patience::Until(deadline, Timeout::Authentication)).await;
         let refusal = match wish {
             Ok(Wish::Session(identity)) => match self.seat(peer, &identity) {
                 Ok((seat, session)) => {

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::frontend::{Malformed, OPENING, Opening, decode_opening};
-use super::stream::{Deadline, End, Guard, Stream};
+use super::stream::{End, Guard, Patience, Stream};
 use crate::sql::error::SqlError;
 
 /// The protocol version that is spoken: 3.0.
@@ -33,16 +33,16 @@ pub(super) struct Identity {
 pub(super) async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut Stream<S>,
     guard: &mut Guard,
-    deadline: Deadline,
+    patience: Patience,
 ) -> Result<Wish, End> {
     let mut asked = [false; 2];
     loop {
-        stream.fill(4, guard, deadline).await?;
+        stream.fill(4, guard, patience).await?;
         let length = stream.line.input.unread().first_chunk().map_or(0, |bytes| i32::from_be_bytes(*bytes));
         let Some(size) = usize::try_from(length).ok().filter(|size| OPENING.contains(size)) else {
             return Err(End::Malformed(Malformed::Opening(length)));
         };
-        stream.fill(size, guard, deadline).await?;
+        stream.fill(size, guard, patience).await?;
         let wish = match decode_opening(&stream.line.input.unread()[4..size]) {
             Ok(Opening::Encryption { gss }) => {
                 // Once for each kind, as clients do.

@@ -23,7 +23,7 @@ const READ: usize = 8 << 10;
 const BUSY_READ: usize = 64 << 10;
 
 /// Capacity that an empty buffer keeps.
-const KEEP: usize = 2 * BUSY_READ;
+const KEEP: usize = BUSY_READ / 2;
 
 /// What a connection's patience ran out with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,8 +59,23 @@ impl From<Malformed> for End {
     }
 }
 
-/// When to lose patience, and how to call it.
-pub(super) type Deadline = Option<(Instant, Timeout)>;
+/// How long to wait for a client, and how to call it when that was too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Patience {
+    /// For ever.
+    Endless,
+    /// Until then, whatever it sends.
+    Until(Instant, Timeout),
+    /// As long as it isn't quiet for so long.
+    Quiet(Duration, Timeout),
+}
+
+impl Patience {
+    /// With a client that may be quiet for so long; `None`: for ever.
+    pub(super) fn quiet(limit: Option<Duration>, timeout: Timeout) -> Patience {
+        limit.map_or(Patience::Endless, |limit| Patience::Quiet(limit, timeout))
+    }
+}
 
 /// What ends waiting for a client: the server, or time.
 pub(super) struct Guard {
@@ -84,22 +99,23 @@ impl Guard {
         self.stopped = Some(stopped);
     }
 
-    pub(super) fn after(&self, patience: Option<Duration>, timeout: Timeout) -> Deadline {
-        patience.map(|patience| (self.seams.now() + patience, timeout))
+    /// With a client that has something to send or take right now.
+    pub(super) fn stall(&self) -> Patience {
+        Patience::quiet(self.stall, Timeout::Stalled)
     }
 
-    /// The deadline of a client that has something to send or take right now.
-    pub(super) fn stall(&self) -> Deadline {
-        self.after(self.stall, Timeout::Stalled)
-    }
-
-    /// Whether to stop waiting; if not, the task is woken when that changes.
-    fn poll(&mut self, context: &mut Context<'_>, deadline: Deadline) -> Option<End> {
+    /// Whether to stop waiting; if not, the task is woken when that changes. `due` is when patience ends, found out at the first wait, and
+    /// to be forgotten by the caller when the client moves.
+    fn poll(&mut self, context: &mut Context<'_>, patience: Patience, due: &mut Option<Instant>) -> Option<End> {
         if self.stopped.as_mut().is_none_or(|stopped| stopped.as_mut().poll(context).is_ready()) {
             self.stopped = None;
             return Some(End::Stopped);
         }
-        let (deadline, timeout) = deadline?;
+        let (deadline, timeout) = match patience {
+            Patience::Endless => return None,
+            Patience::Until(deadline, timeout) => (deadline, timeout),
+            Patience::Quiet(limit, timeout) => (*due.get_or_insert_with(|| self.seams.now() + limit), timeout),
+        };
         loop {
             match &mut self.timer {
                 Some((at, timer)) if *at <= deadline => {
@@ -192,8 +208,13 @@ impl<S: AsyncRead + Unpin> Line<S> {
 
 /// Runs `work` of a session to its end, however long it takes: when the client goes away meanwhile, the session is told to stop, and the end
 /// comes soon.
-pub(super) async fn watch<S: AsyncRead + Unpin, T>(line: &mut Line<S>, stopper: &dyn Stopper, work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
+///
+/// The work comes in a box: its state is large, and would otherwise be part of, and be moved with, that of every caller.
+pub(super) async fn watch<S: AsyncRead + Unpin, T>(
+    line: &mut Line<S>,
+    stopper: &dyn Stopper,
+    mut work: Pin<Box<impl Future<Output = T>>>,
+) -> T {
     poll_fn(|context| {
         let poll = work.as_mut().poll(context);
         if poll.is_pending() {
@@ -218,16 +239,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     }
 
     /// Waits until at least `count` bytes have come and are unread.
-    pub(super) async fn fill(&mut self, count: usize, guard: &mut Guard, deadline: Deadline) -> Result<(), End> {
+    pub(super) async fn fill(&mut self, count: usize, guard: &mut Guard, patience: Patience) -> Result<(), End> {
+        let mut due = None;
         poll_fn(|context| {
             while self.line.input.unread().len() < count {
                 if self.line.gone {
                     return Poll::Ready(Err(End::Gone));
                 }
                 match self.line.input.poll_read(&mut self.line.io, context) {
-                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(Ok(1..)) => due = None,
                     Poll::Ready(Ok(0) | Err(_)) => self.line.gone = true,
-                    Poll::Pending => match guard.poll(context, deadline) {
+                    Poll::Pending => match guard.poll(context, patience, &mut due) {
                         Some(end) => return Poll::Ready(Err(end)),
                         None => return Poll::Pending,
                     },
@@ -239,11 +261,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     }
 
     /// The next frame, once it is all there; it stays at the front of the input.
-    pub(super) async fn frame(&mut self, guard: &mut Guard, deadline: Deadline) -> Result<Frame, End> {
+    pub(super) async fn frame(&mut self, guard: &mut Guard, patience: Patience) -> Result<Frame, End> {
         loop {
             match cut(self.line.input.unread(), self.most)? {
                 Cut::Whole(frame) => return Ok(frame),
-                Cut::Needs(count) => self.fill(count, guard, deadline).await?,
+                Cut::Needs(count) => self.fill(count, guard, patience).await?,
             }
         }
     }
@@ -258,25 +280,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
 
     /// Sends all that waits.
     pub(super) async fn flush(&mut self, guard: &mut Guard) -> Result<(), End> {
-        let mut deadline = None;
+        let (patience, mut due) = (guard.stall(), None);
         poll_fn(|context| {
             while !self.out.waiting().is_empty() {
                 match Pin::new(&mut self.line.io).poll_write(context, self.out.waiting()) {
                     Poll::Ready(Ok(count @ 1..)) => {
                         self.out.wrote(count);
-                        deadline = None;
+                        due = None;
                     }
                     Poll::Ready(Ok(0) | Err(_)) => {
                         self.line.gone = true;
                         return Poll::Ready(Err(End::Gone));
                     }
-                    Poll::Pending => {
-                        deadline = deadline.or_else(|| guard.stall());
-                        match guard.poll(context, deadline) {
-                            Some(end) => return Poll::Ready(Err(end)),
-                            None => return Poll::Pending,
-                        }
-                    }
+                    Poll::Pending => match guard.poll(context, patience, &mut due) {
+                        Some(end) => return Poll::Ready(Err(end)),
+                        None => return Poll::Pending,
+                    },
                 }
             }
             Poll::Ready(Ok(()))

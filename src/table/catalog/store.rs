@@ -103,14 +103,14 @@ pub(in crate::table) async fn remove_table(txn: &mut Transaction, table: &Table)
 /// What `name` stands for, as `txn` sees it.
 pub(in crate::table) async fn read_name(txn: &Transaction, name: &str) -> Result<Option<Named>, TablesError> {
     let key = records::name_key(name);
-    let Some(row) = txn.get(CATALOG, &key).await? else { return Ok(None) };
+    let Some(row) = txn.get_latest(CATALOG, &key).await? else { return Ok(None) };
     records::decode(&row.value).map(Some).map_err(|reason| damaged(&key, reason))
 }
 
 /// An index's definition, as `txn` sees it.
 pub(in crate::table) async fn read_index(txn: &Transaction, table: u32, index: u32) -> Result<Option<Index>, TablesError> {
     let key = records::index_key(table, index);
-    let Some(row) = txn.get(CATALOG, &key).await? else { return Ok(None) };
+    let Some(row) = txn.get_latest(CATALOG, &key).await? else { return Ok(None) };
     match read_row(&row)? {
         Record::Index(_, index) => Ok(Some(index)),
         _ => Err(damaged(&key, "it is no index")),
@@ -118,7 +118,7 @@ pub(in crate::table) async fn read_index(txn: &Transaction, table: u32, index: u
 }
 
 async fn rows_of(txn: &Transaction, range: KeyRange) -> Result<Vec<Row>, RowError> {
-    let mut cursor = txn.cursor(CATALOG, range.low, range.high, Direction::Up);
+    let mut cursor = txn.cursor_latest(CATALOG, range.low, range.high, Direction::Up);
     let mut rows = Vec::new();
     loop {
         let batch = cursor.next(txn).await?;
@@ -135,7 +135,7 @@ fn read_row(row: &Row) -> Result<Record, TablesError> {
 
 /// The table of number `id`, as `txn` sees it.
 pub(in crate::table) async fn read_table(txn: &Transaction, id: u32) -> Result<Option<Table>, TablesError> {
-    let Some(row) = txn.get(CATALOG, &records::table_key(id)).await? else { return Ok(None) };
+    let Some(row) = txn.get_latest(CATALOG, &records::table_key(id)).await? else { return Ok(None) };
     let mut catalog = Assembly::default();
     catalog.add(&row)?;
     for prefix in [records::columns_prefix(id), records::indexes_prefix(id)] {

@@ -2,12 +2,8 @@
 
 use super::{RowError, Transaction};
 use crate::base::TreeId;
-use crate::table::Write;
 use crate::txn::undo::RowHeader;
 use crate::txn::{TxnId, UndoPtr};
-
-/// Bytes of rows that go into one change group.
-const GROUP: usize = 96 << 10;
 
 impl Transaction {
     /// Inserts rows, in ascending order of keys above all in the tree, into a tree that this transaction created and nobody else sees:
@@ -23,19 +19,12 @@ impl Transaction {
         }
         let txn = if frozen { TxnId::FROZEN } else { writes.txn };
         let header = RowHeader { txn, undo: UndoPtr::NONE, deleted: false, locked: false };
-        let mut rest = rows;
+        let values: Vec<(&[u8], Vec<u8>)> = rows.iter().map(|(key, value)| (&key[..], header.row(value))).collect();
+        let mut rest = &values[..];
         while !rest.is_empty() {
             self.check_interrupt()?;
-            let mut bytes = 0;
-            let count = rest.iter().take_while(|(key, value)| {
-                bytes += key.len() + value.len() + 32;
-                bytes <= GROUP
-            });
-            let (now, later) = rest.split_at(count.count().max(1));
-            let values: Vec<Vec<u8>> = now.iter().map(|(_, value)| header.row(value)).collect();
-            let puts: Vec<Write<'_>> = now.iter().zip(&values).map(|((key, _), value)| Write::Put { tree, key, value }).collect();
-            all.trees().apply(&puts).await?;
-            rest = later;
+            let taken = all.trees().append(tree, rest).await?;
+            rest = &rest[taken..];
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -151,7 +151,8 @@ struct Shared {
     undo_pages: AtomicU64,
     undo_pages_max: u64,
     losers: Mutex<BTreeMap<TxnId, Loser>>,
-    next_tree: AtomicU32,
+    /// The next tree's number; kept in UNDO too, so that none is given twice.
+    next_tree: tokio::sync::Mutex<u32>,
     garbage: Mutex<VecDeque<(Scn, Vec<(TreeId, Vec<u8>)>)>>,
     dropped: Mutex<Vec<TreeId>>,
     /// Background tasks under way, and the word to stop.
@@ -223,7 +224,7 @@ impl Rows {
             segments: Mutex::new(found.segments),
             undo_pages_max: options.undo_bytes_max / crate::base::limits::PAGE_SIZE as u64,
             losers: Mutex::new(losers),
-            next_tree: AtomicU32::new(found.next_tree),
+            next_tree: tokio::sync::Mutex::new(found.next_tree),
             garbage: Mutex::default(),
             dropped: Mutex::default(),
             background: Arc::default(),

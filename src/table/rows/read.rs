@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::{Row, RowError, Rows, Transaction, Version};
+use super::{Held, Row, RowError, Rows, Transaction, Version};
 use crate::base::limits::PAGE_SIZE;
 use crate::base::{Scn, TreeId};
 use crate::cache::wait::Footprint;
@@ -11,7 +11,7 @@ use crate::table::Direction;
 use crate::table::descend::{Toward, descend};
 use crate::table::scan::Walk;
 use crate::txn::TxnId;
-use crate::txn::book::Outcome;
+use crate::txn::book::{Outcome, Snapshot};
 use crate::txn::undo::RowHeader;
 
 /// Looks at a row again before its history is said to be gone.
@@ -46,6 +46,8 @@ pub struct Cursor {
     tree: TreeId,
     walk: Walk,
     leaf: Box<[u8]>,
+    /// Its own, instead of the statement's.
+    snapshot: Option<Snapshot<Held>>,
 }
 
 impl Rows {
@@ -121,8 +123,14 @@ impl Rows {
 }
 
 impl Cursor {
-    pub(super) fn new(tree: TreeId, low: Bound<Vec<u8>>, high: Bound<Vec<u8>>, direction: Direction) -> Cursor {
-        Cursor { tree, walk: Walk::new(tree, low, high, direction), leaf: vec![0; PAGE_SIZE].into_boxed_slice() }
+    pub(super) fn new(
+        tree: TreeId,
+        low: Bound<Vec<u8>>,
+        high: Bound<Vec<u8>>,
+        direction: Direction,
+        snapshot: Option<Snapshot<Held>>,
+    ) -> Cursor {
+        Cursor { tree, walk: Walk::new(tree, low, high, direction), leaf: vec![0; PAGE_SIZE].into_boxed_slice(), snapshot }
     }
 
     /// The next rows, about a page of them; none at the end.
@@ -130,7 +138,9 @@ impl Cursor {
     /// # Errors
     /// [`RowError`].
     pub async fn next(&mut self, txn: &Transaction) -> Result<Vec<Row>, RowError> {
-        let (rows, eyes) = (txn.rows(), txn.eyes());
+        let rows = txn.rows();
+        let own = self.snapshot.as_ref().map(|snapshot| Eyes { me: txn.id(), snapshot: snapshot.scn() });
+        let eyes = own.unwrap_or_else(|| txn.eyes());
         while let Some(slots) = self.walk.next(rows.trees(), &mut self.leaf).await? {
             txn.check_interrupt()?;
             let mut found = Vec::with_capacity(slots.len());

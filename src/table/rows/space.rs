@@ -18,7 +18,7 @@ use crate::redo::record::Op;
 use crate::table::change::Change;
 use crate::table::error::{Damage, TableError};
 use crate::table::node::damaged;
-use crate::table::{Direction, SPLIT_BYTES, Trees};
+use crate::table::{Direction, SPLIT_BYTES, Trees, Write};
 use crate::txn::slot::{SLOTS_PER_PAGE, Slot, SlotState};
 use crate::txn::{TxnId, UndoPtr};
 
@@ -146,6 +146,9 @@ fn malformed(what: usize) -> TableError {
     damaged(UNDO, PageId::NONE, Damage::DirectoryEntry { slot: 0, key: what, value: 0 })
 }
 
+/// Key of the number that the next tree gets.
+const NEXT_TREE: [u8; 1] = [4];
+
 fn number_of(value: &[u8]) -> Result<u64, TableError> {
     value.try_into().map(u64::from_le_bytes).map_err(|_| malformed(value.len()))
 }
@@ -193,6 +196,9 @@ pub(super) async fn open(trees: &Trees) -> Result<Found, RowError> {
         next_tree: highest.max(FIRST_TREE.0 - 1) + 1,
         condemned: Vec::new(),
     };
+    for (_, next) in entries(trees, &NEXT_TREE).await? {
+        found.next_tree = found.next_tree.max(u32::try_from(next).map_err(|_| malformed(NEXT_TREE.len()))?);
+    }
     let mut pages = entries(trees, &slots_key(thread, 0)[..3]).await?;
     if pages.is_empty() {
         make_slots(trees, thread).await?;
@@ -237,6 +243,18 @@ async fn read_segments(trees: &Trees, thread: ThreadId, found: &mut Found) -> Re
         if lost { &mut found.segments.lost } else { &mut found.segments.free }.push(segment);
     }
     Ok(())
+}
+
+impl Rows {
+    /// A number that no tree ever had, also if the one that gets it is dropped and this instance opened anew.
+    pub(super) async fn new_tree_number(&self) -> Result<TreeId, RowError> {
+        let mut next = self.shared.next_tree.lock().await;
+        let tree = *next;
+        let value = u64::from(tree + 1).to_le_bytes();
+        self.shared.trees.apply(&[Write::Put { tree: UNDO, key: &NEXT_TREE, value: &value }]).await?;
+        *next = tree + 1;
+        Ok(TreeId(tree))
+    }
 }
 
 /// Entries of UNDO whose key begins with `prefix`.

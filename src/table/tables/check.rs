@@ -71,7 +71,7 @@ pub enum TableFinding {
         error: CodecError,
     },
     /// A row in the wrong place.
-    #[error("table \"{table}\", row {key}: its primary key's values belong to key {expected}")]
+    #[error("table \"{table}\", row {key}: its place should be {expected}")]
     WrongKey {
         /// The table.
         table: String,
@@ -359,6 +359,10 @@ impl One<'_> {
             if expected != row.key {
                 self.report.add(TableFinding::WrongKey { table: table.name.clone(), key: key.clone(), expected: hex(&expected) });
             }
+        }
+        if table.key.is_none() && row.key.len() != size_of::<u64>() {
+            let expected = "a row number of 8 bytes".to_owned();
+            self.report.add(TableFinding::WrongKey { table: table.name.clone(), key: key.clone(), expected });
         }
         for index in indexes {
             let entry = entry::entry(table, index, &values, &row.key)?;

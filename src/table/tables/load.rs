@@ -17,6 +17,9 @@ use crate::table::rows::{RowError, Transaction};
 /// Bytes of a batch.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// Row numbers set aside at once. Those left over at the end are never used.
+const NUMBERS: u64 = 1024;
+
 /// Rows on their way into a table.
 pub struct Loader {
     tables: Tables,
@@ -24,6 +27,8 @@ pub struct Loader {
     frozen: bool,
     /// Whether rows still go in batches.
     batches: bool,
+    /// Row numbers set aside: the next one, and the end of them.
+    numbers: (u64, u64),
     /// Highest key of the tree and the batch.
     last: Vec<u8>,
     batch: Vec<(Vec<u8>, Vec<u8>)>,
@@ -47,7 +52,7 @@ impl Tables {
             last = found.into_iter().next().map(|(key, _)| key).unwrap_or_default();
         }
         let (tables, table) = (self.clone(), table.clone());
-        Ok(Loader { tables, table, frozen, batches, last, batch: Vec::new(), bytes: 0, rows: 0 })
+        Ok(Loader { tables, table, frozen, batches, numbers: (0, 0), last, batch: Vec::new(), bytes: 0, rows: 0 })
     }
 }
 
@@ -64,7 +69,7 @@ impl Loader {
         entry::check_row(&self.table, row)?;
         let key = match &self.table.key {
             Some(primary) => entry::primary_key(&self.table, &primary.columns, row)?,
-            None => self.tables.row_numbers(self.table.tree, 1).await?.to_be_bytes().to_vec(),
+            None => self.row_number().await?.to_be_bytes().to_vec(),
         };
         if key <= self.last {
             self.flush(txn).await?;
@@ -85,6 +90,15 @@ impl Loader {
         self.rows += 1;
         self.batch.push((key, value));
         if self.bytes >= BATCH_BYTES { self.flush(txn).await } else { Ok(()) }
+    }
+
+    async fn row_number(&mut self) -> Result<u64, TablesError> {
+        if self.numbers.0 == self.numbers.1 {
+            let first = self.tables.row_numbers(self.table.tree, NUMBERS).await?;
+            self.numbers = (first, first + NUMBERS);
+        }
+        self.numbers.0 += 1;
+        Ok(self.numbers.0 - 1)
     }
 
     async fn flush(&mut self, txn: &mut Transaction) -> Result<(), TablesError> {

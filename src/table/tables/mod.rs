@@ -50,7 +50,8 @@ struct Shared {
     numbers: numbers::Numbers,
 }
 
-/// The typed tables of one instance. Clones share everything.
+/// The typed tables of one instance. Clones share everything. All who write must use clones of one: definitions that are cached and row numbers
+/// that are given out are known to that one alone.
 #[derive(Clone)]
 pub struct Tables {
     shared: Arc<Shared>,

@@ -10,7 +10,7 @@ use crate::table::rows::{Changed, Inserted, OnConflict, RowError, Transaction, V
 /// [`RowError`].
 pub(in crate::table) async fn delete(txn: &mut Transaction, tree: TreeId, key: &[u8]) -> Result<bool, RowError> {
     // A row that the snapshot doesn't see has a version, but not this one: rows from long ago are seen by all.
-    let mut seen = txn.get(tree, key).await?.map_or(Version::default(), |row| row.version);
+    let mut seen = txn.get_latest(tree, key).await?.map_or(Version::default(), |row| row.version);
     loop {
         match txn.delete(tree, key, seen).await? {
             Changed::Done(_) => return Ok(true),
@@ -25,7 +25,7 @@ pub(in crate::table) async fn delete(txn: &mut Transaction, tree: TreeId, key: &
 /// # Errors
 /// [`RowError`].
 pub(in crate::table) async fn delete_value(txn: &mut Transaction, tree: TreeId, key: &[u8], value: &[u8]) -> Result<bool, RowError> {
-    let mut seen = txn.get(tree, key).await?.map(|row| (row.version, row.value == value));
+    let mut seen = txn.get_latest(tree, key).await?.map(|row| (row.version, row.value == value));
     loop {
         let (version, matches) = seen.unwrap_or((Version::default(), true));
         let changed = match matches {

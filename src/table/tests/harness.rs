@@ -102,6 +102,7 @@ pub(in crate::table) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Di
         interval: Duration::from_secs(5),
         recovery_time_target: None,
         means,
+        payload_share: 1.0,
         on_checkpoint: None,
     });
     Trees::bootstrap(cache.clone(), thread).await.unwrap();

@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 use files::{Files, Store};
 use output::Output;
+use regroup::ops::scrub::Evidence;
 use serde_json::json;
 
 /// Shows and checks Regroup's storage files, offline and read-only.
@@ -76,7 +77,7 @@ async fn run(arguments: Arguments, out: &mut Output) -> Result<(), String> {
             log::show(&store, &controls, &args, out).await.map(|_| ())
         }
         Command::Page(args) => pages::show_one(&store, &args, out).await,
-        Command::Pages => pages::verify_all(&store, &pages::Evidence::default(), out).await,
+        Command::Pages => pages::verify_all(&store, Evidence::default(), out).await,
         Command::DoubleWrite => double_write::show(&store, out).await.map(|_| ()),
         Command::Trees(args) => {
             let controls = control::read(&store, out).await?;
@@ -92,7 +93,7 @@ async fn check(store: &Store, out: &mut Output) -> Result<(), String> {
     let controls = control::show(store, out).await?;
     let log_ends = log::show(store, &controls, &log::Args::default(), out).await?;
     let images = double_write::show(store, out).await?;
-    pages::verify_all(store, &pages::Evidence { log_ends, images }, out).await?;
+    pages::verify_all(store, Evidence { log_ends, images }, out).await?;
     if let Some(control) = trees::unclosed(&controls) {
         let (thread, state) = (control.writer.thread, control.state);
         let text = format!("trees: not checked, as redo thread {thread} is {state} and its pages are not up to date");

@@ -251,14 +251,16 @@ impl Bench {
                 if side == 0 {
                     log = written;
                 }
+                if count > 0 {
+                    let name = self.sides[side].name();
+                    eprintln!("restart: {name}: {count} transactions, {} MiB of log", written.unwrap_or(0) >> 20);
+                }
                 let enough = wanted.map_or_else(|| written >= Some(self.extent.log_bytes), |wanted| count >= wanted);
                 if enough {
                     break;
                 }
                 let step = wanted.map_or(STEP, |wanted| STEP.min(wanted - count));
                 count += self.transactions(side, step)?;
-                let name = self.sides[side].name();
-                eprintln!("restart: {name}: {count} transactions, {} MiB of log", written.unwrap_or(0) >> 20);
             }
             done = if side == 0 { count } else { done };
             self.sides[side].kill()?;

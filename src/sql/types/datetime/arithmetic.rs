@@ -208,7 +208,11 @@ pub fn from_unix(seconds: f64) -> Result<i64, SqlError> {
     if seconds.is_infinite() {
         return Ok(if seconds < 0.0 { i64::MIN } else { i64::MAX });
     }
-    let out = || fail("22008", format!("timestamp out of range: \"{seconds}\""));
+    let out = || {
+        let mut shown = Vec::new();
+        super::super::number::write_float(&mut shown, seconds, 1);
+        fail("22008", format!("timestamp out of range: \"{}\"", String::from_utf8_lossy(&shown)))
+    };
     if !(-210_866_803_200.0..9_224_318_016_000.0).contains(&seconds) {
         return out();
     }

@@ -59,8 +59,18 @@ fn field(name: &str, ty: SqlType) -> Result<Field, SqlError> {
         "timezone" => Field::Timezone,
         "timezone_h" | "timezone_hour" => Field::TimezoneHour,
         "timezone_m" | "timezone_minute" => Field::TimezoneMinute,
-        _ => return fail("22023", format!("unit \"{lower}\" not recognized for type {}", ty.display_name())),
+        _ => return unrecognized(name, ty),
     })
+}
+
+fn unrecognized<T>(name: &str, ty: SqlType) -> Result<T, SqlError> {
+    fail("22023", format!("unit \"{}\" not recognized for type {}", trim(name).to_ascii_lowercase(), ty.display_name()))
+}
+
+/// What can be extracted but is no unit to cut down to.
+fn reserved(what: Field) -> bool {
+    use Field::{DayOfWeek, DayOfYear, Epoch, IsoDayOfWeek, IsoYear, Julian};
+    matches!(what, DayOfWeek | IsoDayOfWeek | DayOfYear | IsoYear | Julian | Epoch)
 }
 
 fn unsupported<T>(name: &str, ty: SqlType) -> Result<T, SqlError> {
@@ -92,7 +102,7 @@ pub fn extract_timestamp(name: &str, moment: i64, ty: SqlType, east_seconds: i32
     let with_zone = ty == SqlType::TIMESTAMPTZ;
     let clock = matches!(what, Field::Microseconds | Field::Milliseconds | Field::Second | Field::Minute | Field::Hour);
     let zoned = matches!(what, Field::Timezone | Field::TimezoneHour | Field::TimezoneMinute);
-    if (date && clock) || (zoned && !with_zone) {
+    if date && (clock || zoned) {
         return unsupported(name, ty);
     }
     if infinite(moment) {
@@ -101,6 +111,9 @@ pub fn extract_timestamp(name: &str, moment: i64, ty: SqlType, east_seconds: i32
             Field::Year | Field::Decade | Field::Century | Field::Millennium | Field::IsoYear | Field::Julian | Field::Epoch
         );
         return if grows { fail("0A000", "NaN and infinity are not supported for type numeric") } else { Ok(None) };
+    }
+    if zoned && !with_zone {
+        return unsupported(name, ty);
     }
     let local = moment + i64::from(east_seconds) * SECOND;
     let parts = calendar::split(local);
@@ -190,11 +203,21 @@ pub fn date_part_timestamp(name: &str, moment: i64, ty: SqlType, east_seconds: i
 
 /// `date_part` of an interval.
 pub fn date_part_interval(name: &str, span: Interval) -> Result<Datum, SqlError> {
+    if field(name, SqlType::Interval)? == Field::Epoch {
+        // In doubles and in PostgreSQL's order, so that the last digit is the same.
+        let day = 86_400.0;
+        let years = 365.25 * day * f64::from(span.months / 12);
+        let months = 30.0 * day * f64::from(span.months % 12);
+        return Ok(Datum::Float8(span.micros as f64 / 1e6 + years + months + day * f64::from(span.days)));
+    }
     as_float(Some(extract_interval(name, span)?))
 }
 
 /// A moment cut down to a field.
 pub fn date_trunc_timestamp(name: &str, moment: i64, ty: SqlType) -> Result<i64, SqlError> {
+    if infinite(moment) {
+        return Ok(moment);
+    }
     let what = field(name, ty)?;
     let unit = |size: i64| moment.div_euclid(size) * size;
     let parts = calendar::split(moment);
@@ -202,23 +225,11 @@ pub fn date_trunc_timestamp(name: &str, moment: i64, ty: SqlType) -> Result<i64,
         let parts = Parts { year, month, day: 1, ..Parts::default() };
         calendar::join(&parts).map_or_else(|| fail("22008", "timestamp out of range"), Ok)
     };
-    let known = !matches!(
-        what,
-        Field::DayOfWeek
-            | Field::IsoDayOfWeek
-            | Field::DayOfYear
-            | Field::IsoYear
-            | Field::Julian
-            | Field::Epoch
-            | Field::Timezone
-            | Field::TimezoneHour
-            | Field::TimezoneMinute
-    );
-    if !known {
-        return unsupported(name, ty);
+    if reserved(what) {
+        return unrecognized(name, ty);
     }
-    if infinite(moment) {
-        return Ok(moment);
+    if matches!(what, Field::Timezone | Field::TimezoneHour | Field::TimezoneMinute) {
+        return unsupported(name, ty);
     }
     Ok(match what {
         Field::Microseconds => moment,
@@ -243,6 +254,9 @@ pub fn date_trunc_timestamp(name: &str, moment: i64, ty: SqlType) -> Result<i64,
 /// An interval cut down to a field.
 pub fn date_trunc_interval(name: &str, span: Interval) -> Result<Interval, SqlError> {
     let what = field(name, SqlType::Interval)?;
+    if reserved(what) {
+        return unrecognized(name, SqlType::Interval);
+    }
     let time = |size: i64| Interval { micros: span.micros / size * size, ..span };
     let months = |size: i32| Interval { months: span.months / size * size, days: 0, micros: 0 };
     Ok(match what {

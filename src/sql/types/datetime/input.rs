@@ -103,7 +103,10 @@ fn read(text: &str, context: &Context<'_>) -> Result<Moment, Bad> {
         Some(Moment::At(moment, Some(_))) => Ok(Moment::At(moment.div_euclid(calendar::DAY), None)),
         Some(Moment::At(..)) => Ok(Moment::At(local_now(context).div_euclid(calendar::DAY), None)),
         Some(infinite) => Ok(infinite),
-        None => Ok(Moment::At(i64::from(day(&fields, context)?), None)),
+        None => {
+            time(&fields)?;
+            Ok(Moment::At(i64::from(day(&fields, context)?), None))
+        }
     }
 }
 
@@ -158,14 +161,14 @@ fn day(fields: &Fields, context: &Context<'_>) -> Result<i32, Bad> {
     if !(1..=12).contains(&month) {
         return Err(Bad::Order);
     }
-    if day < 1 || day > 31 {
+    if !(1..=31).contains(&day) {
         return Err(Bad::Order);
     }
     if day > calendar::month_days(year, month) {
         return Err(Bad::Field);
     }
     // Far outside of all types: whoever asked reports it as out of range.
-    if year > 5_874_897 || year < -4713 {
+    if !(-4713..=5_874_897).contains(&year) {
         return Ok(i32::MIN);
     }
     Ok(calendar::days(year, month, day))
@@ -204,7 +207,7 @@ fn parse(text: &str) -> Result<Fields, Bad> {
             at = number_end(bytes, at);
             number(&mut fields, &text[start..at])?;
         } else if byte.is_ascii_alphabetic() {
-            at = word_end(bytes, at);
+            at = word_end(bytes, at, fields.time.is_some());
             // "Jan-08-1999" is a date, not a word.
             if bytes.get(at).is_some_and(|b| matches!(b, b'-' | b'/'))
                 && bytes.get(at + 1).is_some_and(u8::is_ascii_digit)
@@ -222,7 +225,7 @@ fn parse(text: &str) -> Result<Fields, Bad> {
             }
             let inner = at;
             if bytes.get(at).is_some_and(u8::is_ascii_alphabetic) {
-                at = word_end(bytes, at);
+                at = word_end(bytes, at, false);
                 sign_word(&mut fields, byte, &text[inner..at])?;
             } else {
                 while at < bytes.len() && (bytes[at].is_ascii_digit() || bytes[at] == b':') {
@@ -259,8 +262,9 @@ fn offset(fields: &mut Fields, written: &str) -> Result<(), Bad> {
     Ok(())
 }
 
-fn word_end(bytes: &[u8], mut at: usize) -> usize {
-    while at < bytes.len() && bytes[at].is_ascii_alphabetic() {
+/// Where a word ends; a zone's name, which can come behind a time of day, may have more than letters.
+fn word_end(bytes: &[u8], mut at: usize, zone: bool) -> usize {
+    while at < bytes.len() && (bytes[at].is_ascii_alphabetic() || (zone && matches!(bytes[at], b'/' | b'_'))) {
         at += 1;
     }
     at
@@ -311,14 +315,14 @@ fn number(fields: &mut Fields, token: &str) -> Result<(), Bad> {
     if fields.time_next || (have_date && fields.time.is_none() && matches!(digits.len(), 4 | 6)) {
         return compact_time(fields, digits, fraction);
     }
-    if fraction.is_some() && digits.len() != 14 {
-        return Err(Bad::Syntax);
+    if fraction.is_some() || digits.len() > 8 {
+        return Err(if fraction.is_some() { Bad::Syntax } else { Bad::Field });
     }
     let part = |range: std::ops::Range<usize>| digits[range].parse::<i32>().map_err(|_| Bad::Field);
     match digits.len() {
-        8 | 14 if fields.year.is_none() && fields.month.is_none() => {
+        8 if fields.year.is_none() && fields.month.is_none() => {
             (fields.year, fields.month, fields.day) = (Some(part(0..4)?), Some(part(4..6)?), Some(part(6..8)?));
-            if digits.len() == 14 { compact_time(fields, &digits[8..], fraction) } else { Ok(()) }
+            Ok(())
         }
         6 if fields.year.is_none() && fields.month.is_none() => {
             (fields.year, fields.month, fields.day) = (Some(part(0..2)?), Some(part(2..4)?), Some(part(4..6)?));
@@ -470,7 +474,7 @@ fn word(fields: &mut Fields, token: &str) -> Result<(), Bad> {
             Some(east) if fields.zone.is_none() => fields.zone = Some(east),
             Some(_) => return Err(Bad::Syntax),
             // Where a zone could stand, PostgreSQL looks it up in the database of zones.
-            None if fields.time.is_some() && lower.len() > 3 => return Err(Bad::Zone(token.to_owned())),
+            None if fields.time.is_some() && lower.len() > 3 => return Err(Bad::Zone(lower)),
             None => return Err(Bad::Syntax),
         },
     }

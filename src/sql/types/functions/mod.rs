@@ -48,8 +48,8 @@ pub(crate) fn special(name: &str, types: &[SqlType]) -> Option<Result<FunctionRe
         "greatest" => any_type("greatest", "GREATEST", |ty, arguments, _| extreme(ty, arguments, std::cmp::Ordering::Greater)),
         "least" => any_type("least", "LEAST", |ty, arguments, _| extreme(ty, arguments, std::cmp::Ordering::Less)),
         "nullif" => Some(nullif(types)),
-        "concat" => Some(Ok(bind_text(&special_row("concat", SqlType::TEXT, concat), types))),
-        "concat_ws" => Some(Ok(bind_text(&special_row("concat_ws", SqlType::TEXT, concat_ws), types))),
+        "concat" if !types.is_empty() => Some(Ok(bind_text(&special_row("concat", SqlType::TEXT, concat), types))),
+        "concat_ws" if types.len() > 1 => Some(Ok(bind_text(&special_row("concat_ws", SqlType::TEXT, concat_ws), types))),
         "num_nulls" | "num_nonnulls" => Some(Ok(counting(name, types))),
         _ => None,
     }

@@ -48,7 +48,7 @@ fn zone_named(name: &str) -> Result<Zone, SqlError> {
     if let Some(east_seconds) = datetime_abbreviation(name) {
         return Ok(Zone { name: name.to_owned(), east_seconds });
     }
-    match Zone::parse(name) {
+    match Zone::named(name) {
         Some(zone) => Ok(zone),
         None => fail("22023", format!("time zone \"{name}\" not recognized")),
     }

@@ -14,8 +14,8 @@ const INT4: SqlType = SqlType::INT4;
 const INT8: SqlType = SqlType::INT8;
 const BOOL: SqlType = SqlType::BOOL;
 
-/// A text longer than this is refused, as PostgreSQL refuses what isn't a gigabyte yet; ours must fit a row or a reply anyway.
-const TEXT_MAX: usize = 1 << 30;
+/// A text longer than this isn't made, so that one call can't take all memory; PostgreSQL's limit is a gigabyte.
+const TEXT_MAX: usize = 1 << 28;
 
 fn text(value: impl Into<String>) -> Result<Datum, SqlError> {
     Ok(Datum::Text(value.into()))
@@ -154,7 +154,7 @@ fn initcap(value: &str) -> Result<Datum, SqlError> {
 fn chr(code: i32) -> Result<Datum, SqlError> {
     match code {
         0 => fail("54000", "null character not permitted"),
-        code if code < 0 => fail("54000", "character number must be positive"),
+        code if code < 0 => fail("22023", "character number must be positive"),
         code => match char::from_u32(code as u32) {
             Some(c) => text(c),
             None if code > 0x10_ffff => fail("54000", format!("requested character too large for encoding: {code}")),
@@ -469,7 +469,12 @@ fn like_escape(value: &str, escape: &str) -> Result<Datum, SqlError> {
 }
 
 fn substring_regex(value: &str, pattern: &str) -> Result<Datum, SqlError> {
-    Ok(match regex::Regex::new(pattern, false)?.find(value) {
+    let regex = regex::Regex::new(pattern, false)?;
+    if regex.captures() {
+        // PostgreSQL gives what the first group matched.
+        return fail("0A000", "groups in the regular expression of substring are not supported");
+    }
+    Ok(match regex.find(value) {
         Some((from, to)) => Datum::Text(value[from..to].to_owned()),
         None => Datum::Null,
     })

@@ -8,6 +8,7 @@ mod power;
 mod text;
 
 pub use arithmetic::{add, ceil, compare, div, div_trunc, floor, modulo, mul, negate, round, sign, sub, trunc};
+pub(crate) use power::sqrt_to;
 pub use power::{exp, ln, log, power, sqrt};
 pub use text::{input, read_binary, write, write_binary};
 
@@ -129,6 +130,13 @@ pub fn to_float(value: &BigDecimal) -> Result<f64, SqlError> {
     write(&mut text, value);
     let text = String::from_utf8_lossy(&text);
     super::number::read_float(&text)
+}
+
+/// As a double, infinite where it has none so large.
+pub(crate) fn to_float_or_infinity(value: &BigDecimal) -> f64 {
+    let mut text = Vec::new();
+    write(&mut text, value);
+    String::from_utf8_lossy(&text).parse().unwrap_or(f64::INFINITY)
 }
 
 /// From a double: 15 significant digits, as PostgreSQL does.

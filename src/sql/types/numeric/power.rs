@@ -8,6 +8,9 @@ use super::arithmetic::{division_by_zero, head};
 use super::{DISPLAY_SCALE_MAX, SIGNIFICANT_MIN, make, overflow, parts, rescale, round_div, ten};
 use crate::sql::types::{SqlError, fail};
 
+/// Beyond it e^x is refused, or 0.
+const EXP_MAX: f64 = 6000.0;
+
 /// The square root.
 pub fn sqrt(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
     let (digits, from) = parts(a);
@@ -17,6 +20,12 @@ pub fn sqrt(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
     let weight = head(a).0;
     let places = if weight >= 0 { weight * 2 + 1 } else { 1 - (-weight) * 2 };
     let scale = (SIGNIFICANT_MIN - places).max(from).clamp(0, DISPLAY_SCALE_MAX);
+    sqrt_to(a, scale)
+}
+
+/// The square root with `scale` digits behind the point; `a` isn't negative.
+pub(crate) fn sqrt_to(a: &BigDecimal, scale: i64) -> Result<BigDecimal, SqlError> {
+    let (digits, from) = parts(a);
     // One digit more than shown, an even number behind the point.
     let guard = scale + 1;
     let wide = if guard * 2 >= from { digits.as_ref() * ten(guard * 2 - from) } else { digits.as_ref() / ten(from - guard * 2) };
@@ -45,22 +54,23 @@ pub fn power(base: &BigDecimal, exponent: &BigDecimal) -> Result<BigDecimal, Sql
         return fail("2201F", "a negative number raised to a non-integer power yields a complex result");
     }
     if whole && let Some(times) = (exponent_digits.as_ref() / ten(exponent_scale)).to_i32() {
-        return whole_power(base, times, exponent_scale);
+        return whole_power(base, times);
     }
     if base_digits.is_zero() {
         return make(BigInt::zero(), SIGNIFICANT_MIN);
     }
     let (negative, size) = if base_digits.is_negative() { (true, super::negate(base)) } else { (false, base.clone()) };
     // ln(result) by doubles first, for the scale.
-    let estimate = log10(&size) * super::to_float(exponent)?;
-    if estimate > 131_072.0 {
+    let estimate = log10(&size) * super::to_float_or_infinity(exponent);
+    if estimate * std::f64::consts::LN_10 > EXP_MAX * 1.003 {
         return overflow();
     }
-    let scale = (SIGNIFICANT_MIN - estimate.trunc() as i64).max(base_scale).max(exponent_scale).clamp(0, DISPLAY_SCALE_MAX);
-    if estimate < -(DISPLAY_SCALE_MAX as f64) - 1.0 {
+    if estimate * std::f64::consts::LN_10 < -EXP_MAX * 1.003 {
         return make(BigInt::zero(), DISPLAY_SCALE_MAX);
     }
-    let guard = scale + estimate.max(0.0) as i64 + 20;
+    let scale = (SIGNIFICANT_MIN - estimate.trunc() as i64).max(base_scale).max(exponent_scale).clamp(0, DISPLAY_SCALE_MAX);
+    // ln is multiplied by the exponent, and so is its error.
+    let guard = scale + estimate.max(0.0) as i64 + 20 + (super::digit_count(&exponent_digits) - exponent_scale).max(0);
     let log = fixed_ln(&size, guard);
     let product = round_div(&(log * exponent_digits.as_ref()), &ten(exponent_scale));
     let result = fixed_exp(&product, guard);
@@ -70,42 +80,47 @@ pub fn power(base: &BigDecimal, exponent: &BigDecimal) -> Result<BigDecimal, Sql
 }
 
 /// base ^ times: `power_var_int`.
-fn whole_power(base: &BigDecimal, times: i32, exponent_scale: i64) -> Result<BigDecimal, SqlError> {
+fn whole_power(base: &BigDecimal, times: i32) -> Result<BigDecimal, SqlError> {
     let (digits, base_scale) = parts(base);
+    let scale = SIGNIFICANT_MIN.max(base_scale).min(DISPLAY_SCALE_MAX);
     if digits.is_zero() {
         if times < 0 {
             return division_by_zero();
         }
-        let scale = SIGNIFICANT_MIN.max(base_scale);
         return make(if times == 0 { ten(scale) } else { BigInt::zero() }, scale);
     }
     let estimate = f64::from(times) * log10(base);
     if estimate > f64::from(i32::from(i16::MAX) + 1) * 4.0 {
         return overflow();
     }
-    if estimate + 1.0 < -(DISPLAY_SCALE_MAX as f64) {
-        return make(BigInt::zero(), DISPLAY_SCALE_MAX);
+    if estimate + 1.0 < -(scale as f64) {
+        return make(BigInt::zero(), scale);
     }
-    let scale = (SIGNIFICANT_MIN - estimate.trunc() as i64).max(base_scale).max(exponent_scale).clamp(0, DISPLAY_SCALE_MAX);
-    // Enough digits that errors of up to 2*log2(times) products don't reach what is shown.
-    let guard = (scale + 20 + estimate.abs() as i64).max(base_scale);
-    let unit = ten(guard);
-    let mut square = rescale(&digits, base_scale, guard);
-    let mut rest = times.unsigned_abs();
-    let exact = base_scale == 0 && times > 0;
-    if exact {
-        let power = num_traits::pow::Pow::pow(digits.as_ref(), rest);
-        return make(power * ten(scale), scale);
+    let count = times.unsigned_abs();
+    // Multiplied out where that stays small, else with guard digits: relative errors of the products add up.
+    if super::digit_count(&digits) * i64::from(count) < 200_000 {
+        let power = num_traits::pow::Pow::pow(digits.as_ref(), count);
+        let power_scale = base_scale * i64::from(count);
+        if times >= 0 {
+            return make(rescale(&power, power_scale, scale), scale);
+        }
+        return make(round_div(&ten(scale + power_scale), &power), scale);
     }
-    if times < 0 {
-        // The reciprocal first: the size of the result bounds all intermediate ones.
-        let wide = guard + 40;
-        let power = num_traits::pow::Pow::pow(digits.as_ref(), rest);
-        let power_scale = base_scale * i64::from(rest);
-        let shift = power_scale + wide;
-        return make(rescale(&round_div(&ten(shift), &power), wide, scale), scale);
+    // Places behind the point of the power itself, so that it has enough significant digits even where it is tiny.
+    let places = (scale + 30).max(base_scale) + if times >= 0 { estimate.abs() as i64 } else { (estimate.abs() as i64) * 2 };
+    let power = fixed_power(&digits, base_scale, count, places);
+    if times >= 0 {
+        return make(rescale(&power, places, scale), scale);
     }
+    make(round_div(&ten(scale + places), &power), scale)
+}
+
+/// A power as fixed point with `places` behind the point.
+fn fixed_power(digits: &BigInt, base_scale: i64, count: u32, places: i64) -> BigInt {
+    let unit = ten(places);
+    let mut square = rescale(digits, base_scale, places);
     let mut result = unit.clone();
+    let mut rest = count;
     while rest > 0 {
         if rest & 1 == 1 {
             result = round_div(&(&result * &square), &unit);
@@ -115,7 +130,7 @@ fn whole_power(base: &BigDecimal, times: i32, exponent_scale: i64) -> Result<Big
             square = round_div(&(&square * &square), &unit);
         }
     }
-    make(rescale(&result, guard, scale), scale)
+    result
 }
 
 /// e^x for fixed-point x with `scale` digits behind the point.
@@ -179,13 +194,22 @@ fn near_ln(mantissa: &BigInt, scale: i64) -> BigInt {
     rescale(&(sum * (BigInt::one() << (roots + 1))), scale + extra, scale)
 }
 
+/// `estimate_ln_dweight`: about the decimal place of the first digit of ln(a).
+fn ln_weight(a: &BigDecimal) -> Result<i64, SqlError> {
+    let near = |tenths: i64| BigDecimal::new(BigInt::from(tenths), 1);
+    if super::compare(a, &near(9)).is_lt() || super::compare(a, &near(11)).is_gt() {
+        let size = log10(a) * std::f64::consts::LN_10;
+        return Ok(if size == 0.0 { 0 } else { size.abs().log10() as i64 });
+    }
+    // ln(x) is about x - 1.
+    let (weight, first) = head(&super::sub(a, &BigDecimal::from(1))?);
+    Ok(if first == 0 { 0 } else { weight * 4 + i64::from(first.unsigned_abs().ilog10()) })
+}
+
 /// The natural logarithm.
 pub fn ln(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
     let from = positive(a)?;
-    // estimate_ln_dweight: the decimal weight of the result.
-    let size = log10(a) * std::f64::consts::LN_10;
-    let weight = if size == 0.0 { 0.0 } else { size.abs().log10() };
-    let scale = (SIGNIFICANT_MIN - weight.trunc() as i64).max(from).clamp(0, DISPLAY_SCALE_MAX);
+    let scale = (SIGNIFICANT_MIN - ln_weight(a)?).max(from).clamp(0, DISPLAY_SCALE_MAX);
     let guard = scale + 20;
     make(rescale(&fixed_ln(a, guard), guard, scale), scale)
 }
@@ -194,9 +218,8 @@ pub fn ln(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
 pub fn log(b: &BigDecimal, a: &BigDecimal) -> Result<BigDecimal, SqlError> {
     let scale_b = positive(b)?;
     let scale_a = positive(a)?;
-    let (log_b, log_a) = (log10(b), log10(a));
-    let weight = if log_a == 0.0 || log_b == 0.0 { 0.0 } else { (log_a / log_b).abs().log10() };
-    let scale = (SIGNIFICANT_MIN - weight.trunc() as i64).max(scale_a).max(scale_b).clamp(0, DISPLAY_SCALE_MAX);
+    let weight = ln_weight(a)? - ln_weight(b)?;
+    let scale = (SIGNIFICANT_MIN - weight).max(scale_a).max(scale_b).clamp(0, DISPLAY_SCALE_MAX);
     let guard = scale + 30;
     let base = fixed_ln(b, guard);
     if base.is_zero() {
@@ -208,9 +231,14 @@ pub fn log(b: &BigDecimal, a: &BigDecimal) -> Result<BigDecimal, SqlError> {
 /// e^a.
 pub fn exp(a: &BigDecimal) -> Result<BigDecimal, SqlError> {
     let (digits, from) = parts(a);
-    let estimate = super::to_float(a)? * std::f64::consts::LOG10_E;
-    if estimate > 131_072.0 {
+    let value = super::to_float_or_infinity(a);
+    // PostgreSQL's guard: three times the largest scale of a result.
+    if value >= EXP_MAX {
         return overflow();
+    }
+    let estimate = (value * std::f64::consts::LOG10_E).max(-2000.0);
+    if value <= -EXP_MAX {
+        return make(BigInt::zero(), DISPLAY_SCALE_MAX);
     }
     let scale = (SIGNIFICANT_MIN - estimate.trunc() as i64).max(from).clamp(0, DISPLAY_SCALE_MAX);
     let guard = (scale + estimate.max(0.0) as i64 + 20).max(from);

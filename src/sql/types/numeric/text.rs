@@ -118,7 +118,7 @@ pub fn write_binary(out: &mut Vec<u8>, value: &BigDecimal) {
     let pad = (4 - scale % 4) % 4;
     let groups_behind = (scale + pad) / 4;
     let mut text = (digits.as_ref() * ten(pad)).magnitude().to_str_radix(10).into_bytes();
-    while text.len() % 4 != 0 {
+    while !text.len().is_multiple_of(4) {
         text.insert(0, b'0');
     }
     let groups: Vec<u16> = text.chunks(4).map(|four| four.iter().fold(0, |value, b| value * 10 + u16::from(b - b'0'))).collect();

@@ -99,6 +99,7 @@ impl Port for Fake {
     type Statement = FakeStatement;
     type Portal = FakePortal;
     type Copy = Vec<u8>;
+    type Progress = Step<Vec<u8>>;
 
     fn pid(&self) -> i32 {
         7
@@ -230,6 +231,10 @@ impl Port for Fake {
             other => return Err(SqlError::new("42601", format!("no such word: {other}"))),
         };
         Ok(Step::Complete(tag.to_string()))
+    }
+
+    fn step(progress: Step<Vec<u8>>) -> Step<Vec<u8>> {
+        progress
     }
 
     async fn copy_data(&mut self, copy: &mut Vec<u8>, data: &[u8]) -> Result<(), SqlError> {

@@ -108,6 +108,26 @@ fn silence_ends_a_session_after_its_timeout_and_activity_puts_that_off() {
 }
 
 #[test]
+fn a_client_that_owes_the_rest_of_something_is_given_up() {
+    let sim = Sim::new(8);
+    let seams = sim.runtime();
+    sim.run(async {
+        let unfinished: [&[u8]; 3] = [b"Q\0\0\0\x10rows", b"P\0\0\0\x08\0\0\0\0", b"Q\0\0\0\x09copy\0d\0"];
+        for bytes in unfinished {
+            let (mut client, witness) = connect(&seams, Setting { stall: Some(10 * SECOND), ..Setting::default() }).await;
+            // Silence between two rounds is none of it.
+            seams.sleep(60 * SECOND).await;
+            client.send_bytes(bytes).await;
+            seams.sleep(9 * SECOND).await;
+            assert!(!closed(&witness));
+            let words = client.round().await;
+            let why = "FATAL 08006: terminating connection: the client neither takes nor sends what is due";
+            assert_eq!(words[words.len() - 2..], [why, "end"]);
+        }
+    });
+}
+
+#[test]
 fn a_session_that_is_told_to_end_does_so_waiting_working_and_writing() {
     let sim = Sim::new(6);
     let seams = sim.runtime();

@@ -16,7 +16,7 @@ fn crowd(count: i32) -> Vec<Vec<Datum>> {
 
 #[test]
 fn the_sorter_sorts_more_than_it_holds() {
-    with_tables(20, async |_, tables| {
+    with_tables(20, async |seams, tables| {
         let mut txn = begin(&tables);
         for (count, step, chunk) in [(0u32, 1, 100), (1000, 1, 2000), (1000, 7, 1 << 20), (1000, 7, 2000), (1000, 999, 3000)] {
             let mut sorter = Sorter::with_chunks(&tables, chunk);
@@ -54,6 +54,18 @@ fn the_sorter_sorts_more_than_it_holds() {
             };
             assert!(matches!(twice, Err(SortError::Twice(key)) if key == [9]));
         }
+        txn.rollback().await.unwrap();
+        // Trees of runs are gone with the commit.
+        let before = tables.rows().trees().trees().await.unwrap().len();
+        let mut txn = begin(&tables);
+        let mut sorter = Sorter::with_chunks(&tables, 500);
+        for number in 0..100u32 {
+            assert!(sorter.push(&mut txn, vec![(number * 37 % 101) as u8], Vec::new()).await.is_ok());
+        }
+        assert!(sorter.finish(&mut txn).await.is_ok());
+        txn.commit().await.unwrap();
+        seams.sleep(Duration::from_secs(60)).await;
+        assert_eq!(tables.rows().trees().trees().await.unwrap().len(), before + 1);
     });
 }
 

@@ -78,8 +78,20 @@ fn rows_that_are_wrong_by_themselves() {
     });
     let all = found.join("\n");
     assert!(all.contains("row has format 9"), "{all}");
-    assert!(all.contains(&format!("row {ROW_2}: its primary key's values belong to key 0180000008")), "{all}");
+    assert!(all.contains(&format!("row {ROW_2}: its place should be 0180000008")), "{all}");
     assert!(all.contains("null in column \"id\""), "{all}");
+}
+
+#[test]
+fn a_row_without_a_row_number() {
+    with_tables(31, async |_, tables| {
+        let table = make(&tables, people("t", false)).await;
+        let mut txn = begin(&tables);
+        txn.insert(table.tree, b"key", &entry::row_value(&table, &person(1, "a", None), 0).unwrap()).await.unwrap();
+        txn.commit().await.unwrap();
+        let report = check(&tables).await;
+        assert!(matches!(&report.findings[..], [TableFinding::WrongKey { key, .. }] if key == "6b6579"), "{report:?}");
+    });
 }
 
 #[test]

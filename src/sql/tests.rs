@@ -1,1 +1,0 @@
-//! Real SQL through sessions.
