@@ -16,6 +16,7 @@ pub mod postgres;
 pub mod regroup;
 pub mod samples;
 pub mod seeds;
+pub mod sessions;
 pub mod stock;
 pub mod wire;
 pub mod txn_load;

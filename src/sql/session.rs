@@ -23,6 +23,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::error::{Notice, Severity, SqlError};
+use super::exec::memory::Pool;
 use super::parse::{self, Parsed};
 use super::sequence::Sequences;
 use super::settings::{Mark, Settings};
@@ -56,6 +57,8 @@ pub struct EngineOptions {
     pub connections_max: u32,
     /// How much memory one sort or hash table of a statement may take.
     pub work_bytes_max: usize,
+    /// How much memory sorts and hash tables of all statements together may take.
+    pub work_total_bytes_max: usize,
     /// Names and values of settings whose default is the instance's, not PostgreSQL's.
     pub settings: Vec<(String, String)>,
 }
@@ -63,7 +66,14 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
         let regroup = || "regroup".to_string();
-        EngineOptions { database: regroup(), role: regroup(), connections_max: 500, work_bytes_max: 64 << 20, settings: Vec::new() }
+        EngineOptions {
+            database: regroup(),
+            role: regroup(),
+            connections_max: 500,
+            work_bytes_max: 64 << 20,
+            work_total_bytes_max: 256 << 20,
+            settings: Vec::new(),
+        }
     }
 }
 
@@ -74,6 +84,7 @@ struct Shared {
     options: Arc<EngineOptions>,
     clients: Clients,
     sequences: Sequences,
+    memory: Pool,
     /// The catalog as someone saw it last.
     catalog: Mutex<Arc<Snapshot>>,
     next_pid: AtomicI32,
@@ -174,6 +185,7 @@ pub struct ColumnDesc {
 #[derive(Clone, Debug)]
 pub struct RawStatement {
     text: Arc<str>,
+    shown: Arc<str>,
     parsed: Arc<Parsed>,
     last: bool,
 }
@@ -259,9 +271,10 @@ impl Engine {
             tables: Tables::new(rows),
             seams,
             admin,
-            options: Arc::new(options),
             clients: Clients::default(),
             sequences: Sequences::default(),
+            memory: Pool::new(options.work_total_bytes_max),
+            options: Arc::new(options),
             catalog: Mutex::default(),
             next_pid: AtomicI32::new(1),
             next_transaction: AtomicU64::new(1),
@@ -320,6 +333,7 @@ impl Engine {
             seams: shared.seams.clone(),
             catalog: shared.catalog.lock().clone(),
             sequences: shared.sequences.clone(),
+            memory: shared.memory.clone(),
             formats,
             transaction_start: now,
             statement_start: now,
@@ -343,7 +357,8 @@ impl Engine {
         })
     }
 
-    /// A cancel request: stops the statement under way of the session with that process number and secret; nothing happens when there is none.
+    /// A cancel request: stops the statement under way of the session with that process number and secret; nothing happens when there is
+    /// none.
     pub fn cancel(&self, pid: i32, secret: i32) {
         let client = self.shared.clients.lock().get(&pid).cloned();
         if let Some(client) = client.filter(|client| client.secret == secret) {
@@ -433,8 +448,8 @@ impl Session {
             }
         };
         let text: Arc<str> = sql.into();
-        let count = all.len();
-        let raw = |(at, parsed)| RawStatement { text: text.clone(), parsed: Arc::new(parsed), last: at + 1 == count };
+        let (count, shown) = (all.len(), compile::shown(&text));
+        let raw = |(at, parsed)| RawStatement { text: text.clone(), shown: shown.clone(), parsed: Arc::new(parsed), last: at + 1 == count };
         Ok(all.into_iter().enumerate().map(raw).collect())
     }
 

@@ -68,6 +68,8 @@ const ALL: &[Known] = &[
     reported("client_encoding", Kind::Encoding, "UTF8", "The client's encoding."),
     known("client_min_messages", Kind::Word(LEVELS), "notice", "Which notices are sent."),
     reported("DateStyle", Kind::DateStyle, "ISO, MDY", "How dates look."),
+    known("default_table_access_method", Kind::Word(&["heap"]), "heap", "How tables are stored."),
+    known("default_tablespace", Kind::Word(&[""]), "", "There is one place for tables."),
     known("default_transaction_isolation", Kind::Isolation, "read committed", "Isolation level of new transactions."),
     known("default_transaction_read_only", Kind::Switch, "off", "Whether new transactions refuse writes."),
     reported("default_transaction_deferrable", Kind::Switch, "off", "Has no effect: there is no serializable level."),

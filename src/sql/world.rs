@@ -208,6 +208,8 @@ pub struct World {
     pub catalog: Arc<Snapshot>,
     /// Sequences of the instance.
     pub sequences: super::sequence::Sequences,
+    /// Memory of all statements together.
+    pub memory: super::exec::memory::Pool,
     /// How values look.
     pub formats: Formats,
     /// When the transaction began: microseconds since 2000.

@@ -254,7 +254,8 @@ impl Binder<'_> {
         }
         let types: Vec<SqlType> = args.iter().map(|arg| arg.ty).collect();
         let found = resolve_aggregate(name, &types)?;
-        let ty = found.result;
+        // Lengths don't outlive an aggregate.
+        let ty = found.result.base();
         let mut given = Vec::with_capacity(args.len());
         for (at, arg) in args.into_iter().enumerate() {
             let wanted = found.arguments.get(at).copied().unwrap_or(arg.ty);

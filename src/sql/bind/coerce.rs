@@ -116,6 +116,8 @@ impl Binder<'_> {
     pub(super) fn unified(&mut self, all: Vec<Typed>, what: &str) -> Result<(Vec<Expr>, SqlType), SqlError> {
         let types: Vec<SqlType> = all.iter().map(|typed| typed.ty).collect();
         let common = common_type(&types, what)?;
+        // A literal has no length: beside one, others lose theirs.
+        let common = if types.contains(&SqlType::Unknown) { common.base() } else { common };
         let exprs = all.into_iter().map(|typed| self.coerce(typed, common, CastContext::Implicit)).collect::<Result<_, _>>()?;
         Ok((exprs, common))
     }

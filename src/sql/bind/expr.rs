@@ -105,6 +105,34 @@ impl Binder<'_> {
                 Ok(Typed { expr: Expr::Const(value), ty })
             }
             E::Interval(interval) => self.interval(interval),
+            E::Collate { expr, collation } => {
+                let name = super::names::parts(collation)?.pop().unwrap_or_default();
+                match ["default", "C", "POSIX", "ucs_basic", "c", "posix"].contains(&name.as_str()) {
+                    true => self.expr(expr, scope),
+                    false => Err(SqlError::new("42704", format!("collation \"{name}\" for encoding \"UTF8\" does not exist"))
+                        .hint("Text is ordered by its bytes: collation \"C\".")),
+                }
+            }
+            E::Array(array) => {
+                let elements = array.elem.iter().map(|element| self.expr(element, scope)).collect::<Result<Vec<_>, _>>()?;
+                if elements.is_empty() {
+                    return Ok(Typed { expr: Expr::Const(Datum::Text("{}".into())), ty: SqlType::Unknown });
+                }
+                let (elements, ty) = self.unified(elements, "ARRAY")?;
+                Ok(Typed { expr: Expr::Array(elements, ty), ty: arrays::array_of(ty) })
+            }
+            E::CompoundFieldAccess { root, access_chain } => self.subscript(root, access_chain, scope),
+            E::Tuple(_) => Err(refused("a row as a value")),
+            E::SimilarTo { .. } => Err(refused("SIMILAR TO")),
+            E::JsonAccess { .. } | E::IsJson { .. } => Err(refused("JSON")),
+            other => self.written_out(other, scope),
+        }
+    }
+
+    /// Functions that have a syntax of their own.
+    fn written_out(&mut self, expr: &ast::Expr, scope: &Scope<'_>) -> Result<Typed, SqlError> {
+        use ast::Expr as E;
+        match expr {
             E::AtTimeZone { timestamp, time_zone } => {
                 let args = vec![self.expr(time_zone, scope)?, self.expr(timestamp, scope)?];
                 self.call_named("timezone", args)
@@ -149,26 +177,6 @@ impl Binder<'_> {
                 }
                 self.call_named(name, args)
             }
-            E::Collate { expr, collation } => {
-                let name = super::names::parts(collation)?.pop().unwrap_or_default();
-                match ["default", "C", "POSIX", "ucs_basic", "c", "posix"].contains(&name.as_str()) {
-                    true => self.expr(expr, scope),
-                    false => Err(SqlError::new("42704", format!("collation \"{name}\" for encoding \"UTF8\" does not exist"))
-                        .hint("Text is ordered by its bytes: collation \"C\".")),
-                }
-            }
-            E::Array(array) => {
-                let elements = array.elem.iter().map(|element| self.expr(element, scope)).collect::<Result<Vec<_>, _>>()?;
-                if elements.is_empty() {
-                    return Ok(Typed { expr: Expr::Const(Datum::Text("{}".into())), ty: SqlType::Unknown });
-                }
-                let (elements, ty) = self.unified(elements, "ARRAY")?;
-                Ok(Typed { expr: Expr::Array(elements, ty), ty: arrays::array_of(ty) })
-            }
-            E::CompoundFieldAccess { root, access_chain } => self.subscript(root, access_chain, scope),
-            E::Tuple(_) => Err(refused("a row as a value")),
-            E::SimilarTo { .. } => Err(refused("SIMILAR TO")),
-            E::JsonAccess { .. } | E::IsJson { .. } => Err(refused("JSON")),
             other => Err(refused(format!("the expression {other}"))),
         }
     }
@@ -203,6 +211,7 @@ impl Binder<'_> {
                 if self.params.len() < number {
                     self.params.resize(number, None);
                 }
+                self.met.insert(number - 1);
                 Ok(Typed { expr: Expr::Param(number - 1), ty: self.params[number - 1].unwrap_or(SqlType::Unknown) })
             }
             Value::HexStringLiteral(_) | Value::SingleQuotedByteStringLiteral(_) => Err(refused("bit strings")),

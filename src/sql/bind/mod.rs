@@ -20,7 +20,7 @@ mod select;
 
 pub use names::data_type;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sqlparser::ast;
@@ -93,6 +93,8 @@ pub struct Binder<'a> {
     world: &'a World,
     catalog: &'a Snapshot,
     params: Vec<Option<SqlType>>,
+    /// Parameters that the statement names.
+    met: BTreeSet<usize>,
     subplans: Vec<Subplan>,
     locks: BTreeMap<u32, (Arc<Table>, TableLock)>,
     /// Queries of WITH, by name, the innermost last.
@@ -116,6 +118,7 @@ pub fn bind(sql: &str, parsed: &Parsed, params: &[SqlType], world: &World) -> Re
         world,
         catalog: &world.catalog,
         params: known,
+        met: BTreeSet::new(),
         subplans: Vec::new(),
         locks: BTreeMap::new(),
         with: Vec::new(),
@@ -134,6 +137,9 @@ pub fn bind(sql: &str, parsed: &Parsed, params: &[SqlType], world: &World) -> Re
         Parsed::Delete(delete) => binder.delete(delete)?,
         _ => return Err(SqlError::new("XX000", "a statement that has no plan")),
     };
+    if let Some(lost) = (0..binder.params.len()).find(|at| binder.params[*at].is_none() && !binder.met.contains(at)) {
+        return Err(SqlError::new("42P18", format!("could not determine data type of parameter ${}", lost + 1)));
+    }
     let params = binder.params.iter().map(|ty| ty.unwrap_or(SqlType::TEXT)).collect();
     let program = Program { action, subplans: binder.subplans };
     Ok(Bound { program, params, columns, locks: binder.locks.into_values().collect() })
@@ -149,6 +155,7 @@ pub fn bind_constant(sql: &str, expr: &ast::Expr, ty: SqlType, world: &World) ->
         world,
         catalog: &world.catalog,
         params: Vec::new(),
+        met: BTreeSet::new(),
         subplans: Vec::new(),
         locks: BTreeMap::new(),
         with: Vec::new(),

@@ -14,6 +14,11 @@ fn is_integer(ty: SqlType) -> bool {
     matches!(ty, SqlType::INT2 | SqlType::INT4 | SqlType::INT8)
 }
 
+/// What a literal or parameter is when it is compared with a value of `ty`.
+fn beside(ty: SqlType) -> SqlType {
+    if ty.base() == SqlType::VARCHAR { SqlType::TEXT } else { ty.base() }
+}
+
 fn boolean(expr: Expr) -> Typed {
     Typed { expr, ty: SqlType::BOOL }
 }
@@ -92,12 +97,12 @@ impl Binder<'_> {
         let (left, right) = match (left.ty, right.ty) {
             // What is known of one side holds for the other.
             (SqlType::Unknown, ty) if ty != SqlType::Unknown => {
-                let expr = self.coerce(left, ty.base(), CastContext::Implicit)?;
-                (Typed { expr, ty: ty.base() }, right)
+                let expr = self.coerce(left, beside(ty), CastContext::Implicit)?;
+                (Typed { expr, ty: beside(ty) }, right)
             }
             (ty, SqlType::Unknown) if ty != SqlType::Unknown => {
-                let expr = self.coerce(right, ty.base(), CastContext::Implicit)?;
-                (left, Typed { expr, ty: ty.base() })
+                let expr = self.coerce(right, beside(ty), CastContext::Implicit)?;
+                (left, Typed { expr, ty: beside(ty) })
             }
             (left_ty, right_ty) if left_ty.is_oid() || right_ty.is_oid() => {
                 let left = Typed { expr: self.coerce(left, SqlType::Oid, CastContext::Implicit)?, ty: SqlType::Oid };

@@ -65,7 +65,6 @@ pub(super) fn column_name(expr: &ast::Expr) -> String {
         E::Array(_) => "array".into(),
         E::Interval(_) => "interval".into(),
         E::AtTimeZone { .. } => "timezone".into(),
-        E::Value(ast::ValueWithSpan { value: ast::Value::Boolean(_), .. }) => "bool".into(),
         E::Subquery(query) => match &*query.body {
             SetExpr::Select(select) => match select.projection.first() {
                 Some(SelectItem::UnnamedExpr(inner)) => column_name(inner),

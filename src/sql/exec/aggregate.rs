@@ -103,6 +103,7 @@ pub async fn gather(aggregate: &Aggregate, state: &mut State, cx: &mut Cx<'_>) -
         }
         cx.check()?;
     }
+    cx.run.memory.push(memory);
     groups.into_iter().map(|group| finish(aggregate, group, cx)).collect()
 }
 

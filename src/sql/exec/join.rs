@@ -109,6 +109,7 @@ async fn build(join: &Join, state: &mut State, cx: &mut Cx<'_>) -> Result<Built,
             }
         }
         by_key = Some(map);
+        cx.run.memory.push(memory);
     }
     let paired = vec![false; if join.kind == JoinKind::Full { rows.len() } else { 0 }];
     Ok(Built { rows, by_key, paired })
@@ -142,7 +143,9 @@ async fn satisfies(join: &Join, row: &[Datum], cx: &mut Cx<'_>) -> Result<bool, 
 
 async fn lateral(join: &Join, left: &[Datum], out: &mut Vec<Row>, cx: &mut Cx<'_>) -> Result<(), SqlError> {
     cx.run.outer.push(left.to_vec());
+    let memory = cx.run.memory.len();
     let found = all(&join.right, &mut State::new(&join.right), cx).await;
+    cx.run.memory.truncate(memory);
     cx.run.outer.pop();
     for right in found? {
         let row = joined(left, &right);

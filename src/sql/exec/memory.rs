@@ -1,13 +1,40 @@
-//! What sorts, hash tables and gathered rows of a statement may take.
+//! What sorts, hash tables and gathered rows may take: each of them, and all of the instance together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sql::error::SqlError;
 use crate::sql::types::Datum;
 use crate::sql::world::World;
 
-/// Memory of one sort or hash table.
+/// How much is taken from the pool at a time, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// What is left for all statements of the instance together. Clones share everything.
+#[derive(Clone)]
+pub struct Pool {
+    left: Arc<AtomicUsize>,
+}
+
+impl Pool {
+    /// Of `bytes`.
+    pub fn new(bytes: usize) -> Pool {
+        Pool { left: Arc::new(AtomicUsize::new(bytes)) }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(bytes)).is_ok()
+    }
+}
+
+/// Memory of one sort or hash table. What it has of the pool goes back when it is dropped.
 pub struct Memory {
-    left: usize,
+    /// Bytes taken by rows.
+    used: usize,
     most: usize,
+    /// Bytes taken from the pool: at least as many.
+    held: usize,
+    pool: Pool,
 }
 
 /// About how many bytes a value takes.
@@ -24,8 +51,7 @@ fn bytes(value: &Datum) -> usize {
 impl Memory {
     /// As much as the instance allows.
     pub fn new(world: &World) -> Memory {
-        let most = world.options.work_bytes_max;
-        Memory { left: most, most }
+        Memory { used: 0, most: world.options.work_bytes_max, held: 0, pool: world.memory.clone() }
     }
 
     /// Takes as much as a row needs.
@@ -33,20 +59,32 @@ impl Memory {
     /// # Errors
     /// 53200: there is no more.
     pub fn take(&mut self, row: &[Datum]) -> Result<(), SqlError> {
-        let needed = size_of::<Vec<Datum>>() + row.iter().map(bytes).sum::<usize>();
-        match self.left.checked_sub(needed) {
-            Some(left) => {
-                self.left = left;
-                Ok(())
-            }
-            None => Err(SqlError::new("53200", "out of memory")
+        let used = self.used + size_of::<Vec<Datum>>() + row.iter().map(bytes).sum::<usize>();
+        if used > self.most {
+            return Err(SqlError::new("53200", "out of memory")
                 .detail(format!("A sort, hash table or list of rows of the statement needs more than {} bytes.", self.most))
-                .hint("Take fewer rows at once, use an order that an index has, or raise the option work_bytes_max.")),
+                .hint("Take fewer rows at once, use an order that an index has, or raise the option work_bytes_max."));
         }
+        while used > self.held {
+            if !self.pool.take(PIECE) {
+                return Err(SqlError::new("53200", "out of memory")
+                    .detail("Sorts, hash tables and lists of rows of all statements together have used up what the instance has for them.")
+                    .hint("Try again when others have ended, or raise the option work_total_bytes_max."));
+            }
+            self.held += PIECE;
+        }
+        self.used = used;
+        Ok(())
     }
 
     /// Everything is free again.
     pub fn reset(&mut self) {
-        self.left = self.most;
+        self.used = 0;
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.pool.left.fetch_add(self.held, Ordering::AcqRel);
     }
 }

@@ -48,6 +48,8 @@ pub struct Run {
     pub answers: Vec<Option<Answer>>,
     /// Rows of enclosing queries.
     pub outer: Vec<Row>,
+    /// Memory of what sorts, groups and joins have gathered, until the execution is over.
+    pub memory: Vec<memory::Memory>,
 }
 
 /// What nodes work with.
@@ -307,6 +309,7 @@ pub async fn all(plan: &Plan, state: &mut State, cx: &mut Cx<'_>) -> Result<Vec<
     loop {
         let rows = next(plan, state, cx).await?;
         if rows.is_empty() {
+            cx.run.memory.push(memory);
             return Ok(all);
         }
         rows.iter().try_for_each(|row| memory.take(row))?;

@@ -86,5 +86,6 @@ pub async fn sorted(
     }
     rows.sort_by(by);
     rows.truncate(most);
+    cx.run.memory.push(memory);
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }

@@ -61,7 +61,11 @@ fn one<'e>(
             }));
         }
         cx.run.outer.push(row.to_vec());
+        let memory = cx.run.memory.len();
         let found = query(subplan, cx).await;
+        if subplan.correlated {
+            cx.run.memory.truncate(memory);
+        }
         cx.run.outer.pop();
         found
     })

@@ -100,8 +100,8 @@ pub enum Dropped {
 pub enum Utility {
     /// Nothing at all.
     Empty,
-    /// BEGIN, START TRANSACTION.
-    Begin(Modes),
+    /// BEGIN; `start`: as START TRANSACTION.
+    Begin { modes: Modes, start: bool },
     /// COMMIT, END; with `AND CHAIN`.
     Commit { chain: bool },
     /// ROLLBACK, ABORT.

@@ -17,7 +17,8 @@ pub(super) fn parse(tokens: &mut Tokens<'_>) -> Result<Option<Utility>, SqlError
     }
     let first = first.value.to_ascii_lowercase();
     let reader: fn(&mut Tokens<'_>) -> Result<Utility, SqlError> = match first.as_str() {
-        "begin" | "start" => begin,
+        "begin" => begin,
+        "start" => start,
         "commit" | "end" => commit,
         "rollback" | "abort" => rollback,
         "savepoint" => |tokens| Ok(Utility::Savepoint(tokens.name()?)),
@@ -43,9 +44,6 @@ pub(super) fn parse(tokens: &mut Tokens<'_>) -> Result<Option<Utility>, SqlError
         _ => return Ok(None),
     };
     tokens.advance();
-    if first == "start" {
-        tokens.expect("transaction")?;
-    }
     let utility = reader(tokens)?;
     tokens.end()?;
     Ok(Some(utility))
@@ -53,7 +51,12 @@ pub(super) fn parse(tokens: &mut Tokens<'_>) -> Result<Option<Utility>, SqlError
 
 fn begin(tokens: &mut Tokens<'_>) -> Result<Utility, SqlError> {
     tokens.any_word(&["work", "transaction"]);
-    Ok(Utility::Begin(modes(tokens)?))
+    Ok(Utility::Begin { modes: modes(tokens)?, start: false })
+}
+
+fn start(tokens: &mut Tokens<'_>) -> Result<Utility, SqlError> {
+    tokens.expect("transaction")?;
+    Ok(Utility::Begin { modes: modes(tokens)?, start: true })
 }
 
 /// Transaction modes, possibly none.

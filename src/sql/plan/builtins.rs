@@ -150,7 +150,8 @@ const SETTING: Call = |args, env| {
         None => Err(settings::missing(name)),
     }
 };
-const SIZE: Call = |_, _| Ok(Datum::Int8(0));
+// How much a relation takes isn't counted.
+const SIZE: Call = NULL;
 const TRANSACTION: Call = |_, env| Ok(Datum::Int8(env.world.transaction as i64));
 
 fn number(value: &Datum) -> Option<i64> {
@@ -257,6 +258,10 @@ static ALL: &[Function] = &[
     stable("pg_type_is_visible", &[OID], BOOL, TRUE),
     stable("pg_function_is_visible", &[OID], BOOL, TRUE),
     stable("pg_operator_is_visible", &[OID], BOOL, TRUE),
+    stable("pg_opclass_is_visible", &[OID], BOOL, TRUE),
+    stable("pg_opfamily_is_visible", &[OID], BOOL, TRUE),
+    stable("pg_conversion_is_visible", &[OID], BOOL, TRUE),
+    stable("pg_ts_config_is_visible", &[OID], BOOL, TRUE),
     stable("pg_collation_is_visible", &[OID], BOOL, TRUE),
     stable("pg_get_userbyid", &[OID], NAME, |_, env| text(env.world.options.role.clone())),
     stable("format_type", &[OID, INT4], TEXT, format_type),

@@ -28,6 +28,8 @@ pub(super) struct Compiled {
 
 pub(super) struct Inner {
     pub(super) sql: Arc<str>,
+    /// As others see it.
+    pub(super) shown: Arc<str>,
     pub(super) parsed: Arc<Parsed>,
     params: Vec<u32>,
     param_types: Vec<SqlType>,
@@ -70,6 +72,17 @@ fn described(columns: &[Output]) -> Arc<[ColumnDesc]> {
     columns.iter().map(Output::describe).collect()
 }
 
+/// Most bytes of a statement that others see.
+const SHOWN_BYTES: usize = 1024;
+
+/// A statement as others see it: not all of a long one, so that nobody keeps that.
+pub(super) fn shown(sql: &Arc<str>) -> Arc<str> {
+    match sql.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= SHOWN_BYTES).last() {
+        _ if sql.len() <= SHOWN_BYTES => sql.clone(),
+        end => sql[..end.unwrap_or(0)].into(),
+    }
+}
+
 fn text_column(name: &str) -> ColumnDesc {
     Output { name: name.to_string(), ty: SqlType::TEXT, origin: None }.describe()
 }
@@ -91,7 +104,7 @@ impl Session {
         }
         // Definitions that this transaction has changed are read under it.
         txn.begin_statement();
-        let tables = shared.tables.tables(txn).await?;
+        let tables = Box::pin(shared.tables.tables(txn)).await?;
         // Whoever changed it in between makes this state a good one of no stamp.
         let stamp = stamp.filter(|stamp| shared.tables.stamp(txn) == Some(*stamp));
         let catalog = Arc::new(Snapshot::new(stamp, tables));
@@ -117,14 +130,15 @@ impl Session {
         self.may_run(ends)?;
         if !is_planned(&parsed) {
             let columns = self.utility_columns(&parsed)?;
-            let inner = Inner { sql, parsed, params: Vec::new(), param_types: Vec::new(), columns, compiled: Mutex::new(None) };
+            let inner =
+                Inner { shown: shown(&sql), sql, parsed, params: Vec::new(), param_types: Vec::new(), columns, compiled: Mutex::new(None) };
             return Ok(Statement { inner: Arc::new(inner) });
         }
         let compiled = self.bind(&sql, &parsed, types).await?;
         let param_types = compiled.bound.params.clone();
         let params = param_types.iter().map(|ty| ty.oid()).collect();
         let columns = compiled.bound.columns.as_deref().map(described);
-        let inner = Inner { sql, parsed, params, param_types, columns, compiled: Mutex::new(Some(compiled)) };
+        let inner = Inner { shown: shown(&sql), sql, parsed, params, param_types, columns, compiled: Mutex::new(Some(compiled)) };
         Ok(Statement { inner: Arc::new(inner) })
     }
 
@@ -155,7 +169,7 @@ impl Session {
             let compiled = match known {
                 Some(compiled) if stamp.is_some() && compiled.stamp == stamp => compiled,
                 _ => {
-                    let compiled = self.bind(&inner.sql, &inner.parsed, &inner.param_types).await?;
+                    let compiled = Box::pin(self.bind(&inner.sql, &inner.parsed, &inner.param_types)).await?;
                     if compiled.bound.columns.as_deref().map(described).as_deref() != inner.columns.as_deref() {
                         return Err(SqlError::new("0A000", "cached plan must not change result type").hint("Prepare the statement again."));
                     }
@@ -205,15 +219,16 @@ impl Session {
     /// # Errors
     /// 42601 and others of class 42: what is wrong with it. In a failed transaction 25P02, unless it ends that.
     pub async fn prepare(&mut self, sql: &str, param_types: &[u32]) -> Result<Statement, SqlError> {
-        self.starts(&Arc::from(sql));
-        let found = self.try_prepare(sql, param_types).await;
+        let sql: Arc<str> = sql.into();
+        self.starts(&shown(&sql));
+        let found = Box::pin(self.try_prepare(&sql, param_types)).await;
         if let Some(txn) = &mut self.txn {
             txn.end_statement();
         }
         self.settled(found).await
     }
 
-    async fn try_prepare(&mut self, sql: &str, param_types: &[u32]) -> Result<Statement, SqlError> {
+    async fn try_prepare(&mut self, sql: &Arc<str>, param_types: &[u32]) -> Result<Statement, SqlError> {
         let parsed = parse::single(sql)?;
         let mut types = Vec::with_capacity(param_types.len());
         for oid in param_types {
@@ -225,14 +240,14 @@ impl Session {
                 })?,
             });
         }
-        self.compile(sql.into(), Arc::new(parsed), &types).await
+        self.compile(sql.clone(), Arc::new(parsed), &types).await
     }
 
     /// What came of something that isn't a statement's execution.
     pub(super) async fn settled<T>(&mut self, found: Result<T, SqlError>) -> Result<T, SqlError> {
         match found {
             Ok(found) => Ok(found),
-            Err(error) => Err(self.failed(error, None).await),
+            Err(error) => Err(Box::pin(self.failed(error, None)).await),
         }
     }
 }

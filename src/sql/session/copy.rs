@@ -129,10 +129,6 @@ impl Session {
         if fields.len() > copy.targets.len() {
             return Err(SqlError::new("22P04", "extra data after last expected column"));
         }
-        if fields.len() < copy.targets.len() {
-            let column = &copy.table.columns[copy.targets[fields.len()]].name;
-            return Err(SqlError::new("22P04", format!("missing data for column \"{column}\"")));
-        }
         for (field, at) in fields.iter().zip(&copy.targets) {
             let column = &copy.table.columns[*at];
             copy.row[*at] = match field {
@@ -142,6 +138,10 @@ impl Session {
                     Err(_) => return Err(SqlError::new("22021", "invalid byte sequence for encoding \"UTF8\"")),
                 },
             };
+        }
+        if let Some(missing) = copy.targets.get(fields.len()) {
+            let column = &copy.table.columns[*missing].name;
+            return Err(SqlError::new("22P04", format!("missing data for column \"{column}\"")));
         }
         copy.fields = fields;
         for (at, default) in &copy.defaults {

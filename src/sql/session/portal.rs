@@ -1,6 +1,5 @@
 //! Portals: statements with their parameters, run piece by piece.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use super::compile::Compiled;
@@ -24,6 +23,8 @@ pub struct Portal {
     given: u64,
     /// The last of a simple query: its implicit transaction ends with it.
     last: bool,
+    /// It is a query.
+    is_query: bool,
 }
 
 /// How far a portal is.
@@ -63,7 +64,8 @@ impl Portal {
 
     fn new(statement: Statement, params: Vec<Datum>, formats: Vec<Format>, last: bool) -> Portal {
         let columns = statement.shared_columns();
-        Portal { statement, params, columns, formats, stage: Stage::New, given: 0, last }
+        let is_query = matches!(&*statement.inner.parsed, Parsed::Query(_));
+        Portal { statement, params, columns, formats, stage: Stage::New, given: 0, last, is_query }
     }
 }
 
@@ -99,9 +101,9 @@ impl Session {
     /// # Errors
     /// It can't be bound.
     pub async fn start(&mut self, raw: &RawStatement) -> Result<Portal, SqlError> {
-        self.starts(&raw.text);
+        self.starts(&raw.shown);
         let found = self.compile(raw.text.clone(), raw.parsed.clone(), &[]).await;
-        let statement = self.settled(found).await?;
+        let statement = Box::pin(self.settled(found)).await?;
         if !statement.params().is_empty() {
             return Err(self.failed(SqlError::new("42P02", "there is no parameter $1"), None).await);
         }
@@ -122,7 +124,7 @@ impl Session {
         result_formats: &[Format],
     ) -> Result<Portal, SqlError> {
         let found = self.try_portal(statement, params, param_formats, result_formats);
-        self.settled(found).await
+        Box::pin(self.settled(found)).await
     }
 
     fn try_portal(
@@ -164,7 +166,7 @@ impl Session {
     /// # Errors
     /// What the statement died of. The session has dealt with its transaction: see [`Session::status`].
     pub async fn execute(&mut self, portal: &mut Portal, max_rows: usize, sink: &mut dyn RowSink) -> Result<Progress, SqlError> {
-        self.starts(&portal.statement.inner.sql.clone());
+        self.starts(&portal.statement.inner.shown);
         if self.doomed {
             return Err(SqlError::new("25P02", "current transaction is aborted, commands ignored until end of transaction block"));
         }
@@ -178,7 +180,7 @@ impl Session {
             Some(timeout) => {
                 let client = self.world.client.clone();
                 let alarm = self.world.seams.sleep(timeout);
-                let mut work = pin!(self.run(portal, max_rows, sink));
+                let mut work = Box::pin(self.run(portal, max_rows, sink));
                 tokio::select! {
                     biased;
                     outcome = &mut work => outcome,
@@ -199,7 +201,7 @@ impl Session {
             Ok(progress) => Ok(progress),
             Err(error) => {
                 portal.stage = Stage::Done;
-                Err(self.failed(error, place).await)
+                Err(Box::pin(self.failed(error, place)).await)
             }
         }
     }
@@ -215,7 +217,7 @@ impl Session {
                     return Ok(done);
                 }
             } else {
-                return self.run_utility(&parsed, portal, max_rows, sink).await;
+                return Box::pin(self.run_utility(&parsed, portal, max_rows, sink)).await;
             }
         }
         self.proceed(portal, max_rows, sink).await
@@ -263,7 +265,7 @@ impl Session {
             portal.stage = Stage::Query { compiled, state, run, waiting: Vec::new().into_iter() };
             return Ok(None);
         }
-        let done = change::run(&program.action, &mut cx).await?;
+        let done = Box::pin(change::run(&program.action, &mut cx)).await?;
         if let Some(txn) = &mut self.txn {
             txn.end_statement();
         }
@@ -301,6 +303,8 @@ impl Session {
         let Portal { stage, formats, .. } = portal;
         let tag = match stage {
             Stage::New => return Err(SqlError::new("XX000", "a portal that was never begun")),
+            // A query that has given all gives nothing more; other statements are done once.
+            Stage::Done if portal.is_query => return Ok(Progress::Complete("SELECT 0".into())),
             Stage::Done => return Err(SqlError::new("55000", "portal cannot be run anymore")),
             Stage::Rows { rows, types, tag } => {
                 for row in rows.by_ref() {
@@ -309,6 +313,7 @@ impl Session {
                     portal.given += 1;
                     given += 1;
                     if given == most || sink.full() {
+                        portal.given *= u64::from(given != most);
                         return Ok(Progress::Suspended);
                     }
                 }
@@ -330,6 +335,8 @@ impl Session {
                     portal.given += 1;
                     given += 1;
                     if given == most || sink.full() {
+                        // The tag counts rows since the client's last limit, as PostgreSQL's does.
+                        portal.given *= u64::from(given != most);
                         return Ok(Progress::Suspended);
                     }
                 }

@@ -72,7 +72,7 @@ impl Session {
     /// Runs a statement that gives no rows: its tag.
     async fn run_command(&mut self, utility: &Utility, portal: &Portal) -> Result<&'static str, SqlError> {
         match utility {
-            Utility::Begin(modes) => self.begin_block(*modes).map(|()| "BEGIN"),
+            Utility::Begin { modes, start } => self.begin_block(*modes).map(|()| if *start { "START TRANSACTION" } else { "BEGIN" }),
             Utility::Commit { chain } => self.commit_block(*chain).await,
             Utility::Rollback { chain } => self.rollback_block(*chain).await.map(|()| "ROLLBACK"),
             Utility::Savepoint(name) => self.define_savepoint(name).map(|()| "SAVEPOINT"),
