@@ -50,8 +50,8 @@ struct Heard {
     events: Vec<Value>,
     /// Standard error.
     log: Vec<String>,
-    /// It says no more.
-    ended: bool,
+    /// Of its two streams, those that have ended.
+    ended: u32,
 }
 
 /// A running process.
@@ -103,7 +103,7 @@ fn listen(stream: impl io::Read + Send + 'static, heard: Arc<Mutex<Heard>>, keep
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             keep(&mut heard.lock(), line);
         }
-        heard.lock().ended = true;
+        heard.lock().ended += 1;
     });
 }
 
@@ -153,7 +153,7 @@ impl Daemon {
             }
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 // What it said last may still be on its way.
-                while !self.heard.lock().ended {
+                while self.heard.lock().ended < 2 {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 return self.event(name);
