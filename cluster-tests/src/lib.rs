@@ -9,5 +9,6 @@ pub mod samples;
 pub mod seeds;
 pub mod txn_load;
 pub mod txn_model;
+pub mod txn_world;
 pub mod workload;
 pub mod world;

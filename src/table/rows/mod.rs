@@ -152,6 +152,8 @@ struct Shared {
     undo_pages_max: u64,
     losers: Mutex<BTreeMap<TxnId, Loser>>,
     next_tree: AtomicU32,
+    /// Numbers of trees below this are written down as given.
+    trees_noted: AtomicU32,
     garbage: Mutex<VecDeque<(Scn, Vec<(TreeId, Vec<u8>)>)>>,
     dropped: Mutex<Vec<TreeId>>,
     /// Background tasks under way, and the word to stop.
@@ -224,6 +226,7 @@ impl Rows {
             undo_pages_max: options.undo_bytes_max / crate::base::limits::PAGE_SIZE as u64,
             losers: Mutex::new(losers),
             next_tree: AtomicU32::new(found.next_tree),
+            trees_noted: AtomicU32::new(0),
             garbage: Mutex::default(),
             dropped: Mutex::default(),
             background: Arc::default(),

@@ -65,6 +65,7 @@ pub(super) struct Found {
     pub(super) free: VecDeque<SlotPlace>,
     pub(super) losers: Vec<(TxnId, Loser)>,
     pub(super) segments: Segments,
+    /// No tree has had this number or a higher one; it is written down that those below it may have been given.
     pub(super) next_tree: u32,
     /// Trees whose drop was committed.
     pub(super) condemned: Vec<TreeId>,
@@ -142,6 +143,11 @@ pub(super) fn drop_key(tree: TreeId) -> Vec<u8> {
     [&[3][..], &tree.0.to_be_bytes()].concat()
 }
 
+/// The entry that says below which number trees may have been made.
+const TREES_KEY: [u8; 1] = [4];
+/// Numbers of trees written down at once.
+const TREES_AT_ONCE: u32 = 64;
+
 fn malformed(what: usize) -> TableError {
     damaged(UNDO, PageId::NONE, Damage::DirectoryEntry { slot: 0, key: what, value: 0 })
 }
@@ -211,6 +217,10 @@ pub(super) async fn open(trees: &Trees) -> Result<Found, RowError> {
         }
     }
     read_segments(trees, thread, &mut found).await?;
+    for (key, number) in entries(trees, &TREES_KEY).await? {
+        // A loser may still have a record of a tree that isn't there.
+        found.next_tree = found.next_tree.max(u32::try_from(number).map_err(|_| malformed(key.len()))?);
+    }
     for (key, txn) in entries(trees, &[3]).await? {
         let tree = key.get(1..).and_then(|tree| tree.try_into().ok()).map(u32::from_be_bytes).ok_or(malformed(key.len()))?;
         found.next_tree = found.next_tree.max(tree + 1);
@@ -324,6 +334,22 @@ impl Rows {
         }
         segment.pages.push_back(UndoPage { sequence, page: taken, ended: None });
         Ok(())
+    }
+
+    /// A number that no tree ever had: undo records of trees that are gone, or never came to be, would meet another one under it.
+    pub(super) async fn new_tree(&self) -> Result<TreeId, RowError> {
+        let number = self.shared.next_tree.fetch_add(1, Ordering::Relaxed);
+        if number >= self.shared.trees_noted.load(Ordering::Acquire) {
+            let until = number.saturating_add(TREES_AT_ONCE);
+            let note = |change: &mut Change<'_>| {
+                let leaf = change.leaf(UNDO, &TREES_KEY, None)?;
+                let noted = slotted::search(change.page(leaf), &TREES_KEY).map_or(Ok(0), |slot| number_of(slotted::value(change.page(leaf), slot)))?;
+                if noted < until.into() { change.put(UNDO, leaf, &TREES_KEY, &u64::from(until).to_le_bytes()) } else { Ok(()) }
+            };
+            self.shared.trees.change(Footprint::Path, SPLIT_BYTES, note).await?;
+            self.shared.trees_noted.fetch_max(until, Ordering::AcqRel);
+        }
+        Ok(TreeId(number))
     }
 
     /// Notes that `tree` is to be dropped when `txn` commits, or that it isn't any more.
