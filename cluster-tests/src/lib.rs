@@ -21,5 +21,6 @@ pub mod stock;
 pub mod txn_load;
 pub mod txn_model;
 pub mod wire;
+pub mod txn_world;
 pub mod workload;
 pub mod world;

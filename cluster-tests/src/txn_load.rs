@@ -16,9 +16,8 @@ use regroup::disk::memory::MemoryMedia;
 use regroup::node::store::Store;
 use regroup::table::Direction;
 use regroup::table::rows::{Changed, Inserted, Interrupt, Isolation, OnConflict, Row, RowError, Savepoint, TableLock, Transaction};
-use regroup::txn::undo::RowHeader;
 
-use crate::txn_model::{CATALOG, Call, Cell, FIRST_MADE, History, MARKS, Rows, Value, mark_of, tree_named};
+use crate::txn_model::{CATALOG, Call, Cell, FIRST_MADE, History, MARKS, Value, mark_of, tree_named};
 use crate::workload::key_of;
 
 /// Trees of rows that clients fight for.
@@ -652,63 +651,4 @@ impl Subject {
         drop(tell);
         while done.recv().await.is_some() {}
     }
-}
-
-/// All that a new transaction sees.
-///
-/// # Errors
-/// As the store.
-pub async fn visible(store: &Store) -> Result<Rows, RowError> {
-    let mut tx = store.rows().begin(Isolation::RepeatableRead, Interrupt::default());
-    tx.begin_statement();
-    let (mut rows, mut trees) = (Rows::new(), FIXED.to_vec());
-    while let Some(tree) = trees.pop() {
-        let mut cursor = tx.cursor(TreeId(tree), Bound::Unbounded, Bound::Unbounded, Direction::Up);
-        loop {
-            let found = cursor.next(&tx).await?;
-            if found.is_empty() {
-                break;
-            }
-            for row in found {
-                let cell = (tree, row.key);
-                trees.extend(if tree == CATALOG { tree_named(&cell) } else { None });
-                rows.insert(cell, row.value);
-            }
-        }
-    }
-    tx.rollback().await?;
-    Ok(rows)
-}
-
-/// All that lies in the trees themselves, without headers; deletions are left out and counted.
-///
-/// # Errors
-/// As the store.
-///
-/// # Panics
-/// When a row isn't one.
-pub async fn raw(store: &Store, trees: &[u32]) -> Result<(Rows, u64), RowError> {
-    let (mut rows, mut deleted) = (Rows::new(), 0);
-    for tree in trees {
-        let keep = |key: &[u8], row: &[u8]| {
-            let (header, value) = RowHeader::of(row).expect("a row has a header");
-            if header.deleted {
-                deleted += 1;
-            } else {
-                rows.insert((*tree, key.to_vec()), value.to_vec());
-            }
-            std::ops::ControlFlow::Continue(())
-        };
-        store.trees().scan(TreeId(*tree), (Bound::Unbounded, Bound::Unbounded), Direction::Up, keep).await?;
-    }
-    Ok((rows, deleted))
-}
-
-/// Trees that transactions have made and that are there.
-///
-/// # Errors
-/// As the store.
-pub async fn made_trees(store: &Store) -> Result<Vec<u32>, RowError> {
-    let known = store.trees().trees().await?;
-    Ok(known.into_iter().map(|(tree, _)| tree.0).filter(|tree| (FIRST_MADE..u32::MAX - 16).contains(tree)).collect())
 }

@@ -281,6 +281,12 @@ impl History {
         self.chains.iter().filter(|(_, chain)| chain.iter().any(open)).map(|(cell, _)| cell.clone()).collect()
     }
 
+    /// Rows that transactions not among `survivors` have changed.
+    pub fn cells_of_others(&self, survivors: &BTreeSet<u64>) -> BTreeSet<Cell> {
+        let other = |entry: &Entry| !survivors.contains(&entry.txn);
+        self.chains.iter().filter(|(cell, chain)| cell.0 != MARKS && chain.iter().any(other)).map(|(cell, _)| cell.clone()).collect()
+    }
+
     fn tell(&self, cell: &Cell) -> String {
         let mut said = format!("the row's writes, first {}", say(&self.base.get(cell).cloned()));
         for entry in self.chains.get(cell).into_iter().flatten() {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_tests::test_named;
-use cluster_tests::txn_load::{FIXED, Load, Subject, made_trees, raw, visible};
-use cluster_tests::txn_model::{CATALOG, FIRST_MADE, History, Rows, difference, tree_named};
-use cluster_tests::world::{self, close, open, shape, small, sound};
+use cluster_tests::txn_load::{FIXED, Load, Subject};
+use cluster_tests::txn_model::{History, difference};
+use cluster_tests::txn_world::{prepare, quiet, tidy, visible};
+use cluster_tests::world::{close, open, small};
 use parking_lot::Mutex;
 use regroup::base::options::{DoubleWrite, LogMode, Options};
 use regroup::base::sim::Sim;
-use regroup::base::{Random, TreeId};
+use regroup::base::Random;
 use regroup::disk::memory::MemoryMedia;
 use regroup::node::store::Store;
 use regroup::table::rows::Isolation;
@@ -27,9 +28,6 @@ enum End {
     Killed,
 }
 
-/// Longest time until a store that nobody uses has nothing left to do.
-const QUIET: Duration = Duration::from_secs(60);
-
 fn options(random: &mut Random) -> Options {
     Options {
         log_mode: *random.pick(&[LogMode::Commit, LogMode::Commit, LogMode::Commit, LogMode::Batch, LogMode::None]),
@@ -42,58 +40,16 @@ fn options(random: &mut Random) -> Options {
     }
 }
 
-/// A new store with the trees of the clients.
-fn prepare(seed: u64) -> MemoryMedia {
-    let media = world::create(seed, shape(64, true));
-    let sim = Sim::new(seed);
-    sim.run(async {
-        let store = open(&sim.runtime(), &media, &small()).await.expect("a new store can be opened");
-        for tree in FIXED {
-            store.trees().create_tree(TreeId(tree)).await.expect("a tree can be made");
-        }
-        close(store).await.expect("it can be closed");
-    });
-    media
-}
-
-/// Waits until nobody has anything left to do, and finds everything tidy: no losers, no waiters, nothing remembered, no row of a loser, no
-/// tree that nobody names; and what is there is what committed.
+/// Waits until nobody has anything left to do; what is there then is what committed, and nothing else.
 async fn becomes_quiet(subject: &Subject, what: &str) {
-    let (store, seams) = (&subject.store, &subject.seams);
-    let since = seams.now();
-    let wait = async |why: &str| {
-        assert!(seams.now().since(since) < QUIET, "{what}: never quiet: {:?}, {why}", store.rows().status());
-        seams.sleep(Duration::from_millis(20)).await;
-    };
-    loop {
-        let status = store.rows().status();
-        if status.losers + status.garbage + status.transactions + status.waiting + status.snapshots == 0 {
-            break;
-        }
-        wait("").await;
-    }
+    let store = &subject.store;
+    quiet(store, &subject.seams, what).await;
     let found = visible(store).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let history = subject.history.lock().clone();
     let survivors = history.survivors(&found, &history.acknowledged()).unwrap_or_else(|why| panic!("{what}: {why}"));
     let expected = history.expected(&survivors);
     assert!(found == expected, "{what}: {}", difference(&expected, &found));
-    let named = named_trees(&expected);
-    while made_trees(store).await.expect("the trees can be listed") != named {
-        wait(&format!("trees {named:?}, {:?}", made_trees(store).await)).await;
-    }
-    let trees: Vec<u32> = FIXED.into_iter().chain(named).collect();
-    for tree in &trees {
-        let (found, kept) = store.rows().vacuum(TreeId(*tree)).await.unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(kept, 0, "{what}: {found} deleted rows in tree {tree}, of which some can't go though nobody sees them");
-    }
-    let (rows, deleted) = raw(store, &trees).await.unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert_eq!(deleted, 0, "{what}: deleted rows are left after a vacuum");
-    assert!(rows == expected, "{what}: in the trees themselves: {}", difference(&expected, &rows));
-    sound(store, what).await;
-}
-
-fn named_trees(expected: &Rows) -> Vec<u32> {
-    expected.keys().filter(|cell| cell.0 == CATALOG).filter_map(tree_named).collect()
+    tidy(store, &subject.seams, &expected, what).await;
 }
 
 /// A new transaction, at once, while losers are still there: sees what committed. The life before is judged by it.
@@ -146,11 +102,11 @@ impl Lives {
         });
         let stop_at =
             if end == End::Closed { u64::MAX } else { media.event_count() + random.below(*random.clone().pick(&[50, 1000, 5000])) };
-        let (seed, quiet) = (random.bits(), random.chance(0.5));
+        let (seed, rests) = (random.bits(), random.chance(0.5));
         let ended = sim.run_until(
             async {
                 subject.run(seed).await;
-                if end == End::Closed || quiet {
+                if end == End::Closed || rests {
                     becomes_quiet(&subject, &format!("end of {what}")).await;
                 }
                 let Subject { store, .. } = subject;
@@ -180,7 +136,7 @@ impl Lives {
 
 /// Rows that losers have changed can be changed at once by others.
 async fn write_over_losers(subject: &Subject, random: &mut Random, cells: &BTreeSet<(u32, Vec<u8>)>) {
-    let cells: Vec<_> = cells.iter().filter(|cell| FIXED.contains(&cell.0) && cell.0 < FIRST_MADE).filter(|_| random.chance(0.2)).collect();
+    let cells: Vec<_> = cells.iter().filter(|cell| FIXED.contains(&cell.0)).filter(|_| random.chance(0.2)).collect();
     for cell in cells.into_iter().take(5) {
         let mut tx = subject.begin(Isolation::ReadCommitted);
         let since = subject.seams.now();

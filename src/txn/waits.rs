@@ -91,16 +91,15 @@ impl TableQueue {
 impl State {
     /// For whom `start` waits.
     fn edges(&self, start: u64) -> Vec<u64> {
-        // Whoever is about to look at its row again waits for nobody until it has looked.
-        match self.waiting.get(&start).filter(|waiting| waiting.doomed.is_none() && !waiting.again).map(|waiting| &waiting.what) {
-            None => Vec::new(),
-            Some(What::Row { row, holder }) => {
-                match self.rows.get(row).and_then(|queue| queue.iter().position(|waiter| *waiter == start)) {
-                    Some(place) if place > 0 => self.rows[row].iter().take(place).copied().collect(),
-                    _ => vec![*holder],
-                }
-            }
-            Some(What::Table { table, mode }) => {
+        let Some(waiting) = self.waiting.get(&start).filter(|waiting| waiting.doomed.is_none()) else { return Vec::new() };
+        match &waiting.what {
+            What::Row { row, holder } => match self.rows.get(row).and_then(|queue| queue.iter().position(|waiter| *waiter == start)) {
+                Some(place) if place > 0 => self.rows[row].iter().take(place).copied().collect(),
+                // About to look at its row again, it waits for nobody until it has looked.
+                _ if waiting.again => Vec::new(),
+                _ => vec![*holder],
+            },
+            What::Table { table, mode } => {
                 let Some(queue) = self.tables.get(table) else { return Vec::new() };
                 let ahead = queue.queue.iter().take_while(|(waiter, _)| *waiter != start);
                 let others = queue.granted.iter().chain(ahead);

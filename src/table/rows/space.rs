@@ -65,6 +65,7 @@ pub(super) struct Found {
     pub(super) free: VecDeque<SlotPlace>,
     pub(super) losers: Vec<(TxnId, Loser)>,
     pub(super) segments: Segments,
+    /// No tree has had this number or a higher one; it is written down that those below it may have been given.
     pub(super) next_tree: u32,
     /// Trees whose drop was committed.
     pub(super) condemned: Vec<TreeId>,

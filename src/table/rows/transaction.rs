@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::read::{Cursor, Eyes};
 use super::write::{Verdict, Want, Writes};
@@ -293,6 +294,10 @@ impl Transaction {
     /// # Errors
     /// [`RowError`].
     pub async fn drop_tree(&mut self, tree: TreeId) -> Result<(), RowError> {
+        if self.writing().await?.drops.iter().any(|(_, dropped)| *dropped == tree) {
+            // Undone, a second record would take the first one's entry away.
+            return Ok(());
+        }
         let number = self.note(tree, Action::DropTree).await?;
         let txn = self.writing().await?.txn;
         self.rows.condemn(tree, Some(txn)).await?;
@@ -372,7 +377,8 @@ impl Transaction {
     /// Undoes it all.
     ///
     /// # Errors
-    /// [`RowError`]: the rows that could not be undone stay locked until the next opening undoes them.
+    /// [`RowError`]: the rows that could not be undone stay locked; where it may help it is tried again every second, else the next opening
+    /// undoes them.
     pub async fn rollback(mut self) -> Result<(), RowError> {
         self.snapshot = None;
         let Some(mut writes) = self.writes.take() else {
@@ -434,12 +440,14 @@ struct Undecided<'r> {
     rows: &'r Rows,
     live: Arc<Live>,
     writes: Option<Writes>,
+    /// How long to wait before it is undone: its end couldn't be written.
+    delay: Duration,
 }
 
 impl Drop for Undecided<'_> {
     fn drop(&mut self) {
         if let Some(writes) = self.writes.take() {
-            self.rows.roll_back_later(self.live.clone(), writes);
+            self.rows.roll_back_after(self.delay, self.live.clone(), writes);
         }
     }
 }
@@ -491,9 +499,13 @@ impl Rows {
         // What was never written needs no end in the log.
         let place = first.is_some().then_some(writes.slot);
         let state = if committed && first.is_some() { SlotState::Committed } else { SlotState::RolledBack };
-        let mut undecided = Undecided { rows: self, live: live.clone(), writes: Some(writes) };
+        let mut undecided = Undecided { rows: self, live: live.clone(), writes: Some(writes), delay: Duration::ZERO };
         let hand_over = || undecided.writes.take().map(Writes::into_held);
-        let (scn, end) = self.end_slot(place, Slot { txn, state, scn: Scn(0), first }, Some(live), hand_over).await?;
+        let ended = self.end_slot(place, Slot { txn, state, scn: Scn(0), first }, Some(live), hand_over).await;
+        if ended.is_err() {
+            undecided.delay = super::undo::RETRY;
+        }
+        let (scn, end) = ended?;
         if state == SlotState::Committed {
             self.publish_when_durable(end).await?;
             Ok(Some(scn))

@@ -4,12 +4,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::space::{OwnedAction, OwnedRecord};
 use super::write::Writes;
 use super::{Held, Loser, RowError, Rows, Running};
 use crate::base::{Lsn, Scn, TreeId};
-use crate::cache::wait::Footprint;
+use crate::cache::CacheError;
+use crate::cache::wait::{Footprint, yield_now};
 use crate::page::slotted;
 use crate::table::change::Change;
 use crate::table::descend::{Toward, descend};
@@ -19,15 +21,28 @@ use crate::txn::slot::{Slot, SlotState};
 use crate::txn::undo::RowHeader;
 use crate::txn::{TxnId, UndoPtr};
 
+/// Time until what couldn't be undone is tried again.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// Records undone before others get a turn.
+const RECORDS_AT_ONCE: u64 = 64;
+
+/// Whether the same may succeed later.
+fn may_pass(error: &RowError) -> bool {
+    matches!(error, RowError::Table(TableError::Full { .. } | TableError::Cache(CacheError::Disk(_))))
+}
+
 impl Rows {
     /// Undoes the records of `txn` from `last` back to, but not with, `until`.
     pub(super) async fn undo_chain(&self, txn: TxnId, last: UndoPtr, until: UndoPtr) -> Result<u64, RowError> {
-        let (mut at, mut done) = (last, 0);
+        let (mut at, mut done) = (last, 0u64);
         while at.is_some() && at != until {
             let missing = || RowError::RollbackMismatch { txn, tree: super::UNDO, at };
             let record = self.record(at, txn).await?.ok_or_else(missing)?;
             self.undo_record(&record).await?;
             (at, done) = (record.previous, done + 1);
+            if done.is_multiple_of(RECORDS_AT_ONCE) {
+                yield_now().await;
+            }
         }
         Ok(done)
     }
@@ -112,9 +127,18 @@ impl Rows {
         let (txn, last) = (writes.txn, writes.last);
         let mut unfinished = Unfinished(self, Some((live, writes)));
         if let Err(error) = self.undo_chain(txn, last, UndoPtr::NONE).await {
-            tracing::error!(%txn, %error, "a transaction can't be undone now: its rows stay locked until the next opening undoes them");
-            // Kept as it is: the slot stays active, so the next opening undoes it. Its rows are held by someone who never ends.
-            std::mem::forget(unfinished.1.take());
+            let undone = unfinished.1.take();
+            match undone {
+                Some((live, writes)) if may_pass(&error) => {
+                    tracing::error!(%txn, %error, "a transaction can't be undone now: its rows stay locked; it is tried again");
+                    self.roll_back_after(RETRY, live, writes);
+                }
+                undone => {
+                    tracing::error!(%txn, %error, "a transaction can't be undone: its rows stay locked until the next opening undoes them");
+                    // Kept as it is: the slot stays active, so the next opening undoes it. Its rows are held by someone who never ends.
+                    std::mem::forget(undone);
+                }
+            }
             return Err(error);
         }
         match unfinished.1.take() {
@@ -125,13 +149,26 @@ impl Rows {
 
     /// As [`Rows::roll_back`], by a task of its own.
     pub(super) fn roll_back_later(&self, live: Arc<Live>, writes: Writes) {
+        self.roll_back_after(Duration::ZERO, live, writes);
+    }
+
+    /// As [`Rows::roll_back_later`], after a while.
+    pub(super) fn roll_back_after(&self, delay: Duration, live: Arc<Live>, writes: Writes) {
         let (rows, running) = (self.clone(), Running::start(&self.shared.background));
+        let seams = self.shared.trees.cache().seams().clone();
+        let sleep = (!delay.is_zero()).then(|| seams.sleep(delay));
         let task = async move {
             let _running = running;
+            if let Some(sleep) = sleep {
+                sleep.await;
+                if rows.is_stopping() {
+                    return;
+                }
+            }
             // The error has been logged; nobody else is there to hear it.
             let _ = rows.roll_back(live, writes).await;
         };
-        self.shared.trees.cache().seams().spawn("rollback", Box::pin(task));
+        seams.spawn("rollback", Box::pin(task));
     }
 
     /// Publishes a commit whose own task has gone.
@@ -152,14 +189,25 @@ impl Rows {
             return;
         }
         let (rows, running) = (self.clone(), Running::start(&self.shared.background));
+        let sleeper = self.shared.trees.cache().seams().clone();
         let task = async move {
             let _running = running;
-            for txn in losers {
-                if rows.is_stopping() {
-                    return;
+            let mut left = losers;
+            while !left.is_empty() {
+                let mut again = Vec::new();
+                for txn in left {
+                    if rows.is_stopping() {
+                        return;
+                    }
+                    if let Err(error) = rows.undo_loser(txn).await {
+                        tracing::error!(%txn, %error, "what a crash left unfinished can't be undone now: its rows stay locked; it is tried again, \
+                            at the latest by the next opening");
+                        again.extend(may_pass(&error).then_some(txn));
+                    }
                 }
-                if let Err(error) = rows.undo_loser(txn).await {
-                    tracing::error!(%txn, %error, "what a crash left unfinished can't be undone: its rows stay locked; the next opening tries again");
+                left = again;
+                if !left.is_empty() {
+                    sleeper.sleep(RETRY).await;
                 }
             }
             for tree in condemned {
@@ -189,6 +237,7 @@ impl Rows {
                 self.undo_record(record).await?;
                 undone += 1;
             }
+            yield_now().await;
         }
         let mut held = Some(Held { slot: Some(slot), segment: None, from: 0, garbage: Vec::new(), drops: Vec::new(), _attachment: None });
         let entry = Slot { txn, state: SlotState::RolledBack, scn: Scn(0), first };
