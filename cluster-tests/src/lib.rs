@@ -18,6 +18,8 @@ pub mod samples;
 pub mod seeds;
 pub mod sessions;
 pub mod stock;
+pub mod txn_load;
+pub mod txn_model;
 pub mod wire;
 pub mod workload;
 pub mod world;

@@ -50,8 +50,8 @@ struct Heard {
     events: Vec<Value>,
     /// Standard error.
     log: Vec<String>,
-    /// It says no more.
-    ended: bool,
+    /// Of its two streams, those that have ended.
+    ended: u32,
 }
 
 /// A running process.
@@ -103,7 +103,7 @@ fn listen(stream: impl io::Read + Send + 'static, heard: Arc<Mutex<Heard>>, keep
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             keep(&mut heard.lock(), line);
         }
-        heard.lock().ended = true;
+        heard.lock().ended += 1;
     });
 }
 
@@ -153,7 +153,7 @@ impl Daemon {
             }
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 // What it said last may still be on its way.
-                while !self.heard.lock().ended {
+                while self.heard.lock().ended < 2 {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 return self.event(name);
@@ -344,7 +344,7 @@ impl Regroup {
 impl Crashable for Regroup {
     fn endpoint(&self) -> Endpoint {
         let daemon = self.daemon.as_ref().expect("it runs");
-        let address = ["open", "listening"].iter().find_map(|name| Some(daemon.event(name)?["postgres"].as_str()?.to_owned()));
+        let address = ["open", "starting"].iter().find_map(|name| Some(daemon.event(name)?["postgres"].as_str()?.to_owned()));
         let address = address.expect("it said where it listens");
         let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address has a port");
         Endpoint { listener: Listener::Tcp(port), user: "regroup".into(), database: "regroup".into() }

@@ -102,7 +102,7 @@ fn transactions(report: &str) -> u64 {
 fn pgbench_works_in_every_protocol_mode() {
     let mut regroup = Regroup::start(Setup { ring_mib: 64, cache_mib: 64, ..Setup::default() });
     let endpoint = regroup.endpoint();
-    let package = "postgresql-contrib";
+    let package = "postgresql-15";
     for steps in ["dtgvp", "dtGp"] {
         run(endpoint.program("pgbench").args(["-i", "-s", "2", "-q", "-I", steps]), package);
         assert_eq!(psql(&endpoint, &["SELECT count(*) FROM pgbench_accounts"]).trim(), "200000");

@@ -104,7 +104,8 @@ fn a_life_from_init_over_a_crash_to_a_damaged_page() {
 fn finds_a_flipped_bit(cluster: &Cluster) {
     let path = cluster.path().join("storage/data.0");
     let file = File::options().read(true).write(true).open(&path).expect("the data file is there");
-    let page = 2;
+    // Behind the pages that an instance needs to open at all.
+    let page = 20;
     let at = 8192 * (1 + page) + 5000;
     flip(&file, at);
     let found = cluster.run(&["verify"]).expect(1);

@@ -20,6 +20,7 @@ use regroup::base::{Random, TreeId};
 use regroup::cache::CacheError;
 use regroup::disk::memory::{Event, Fault, FaultKind, Journal, MemoryMedia};
 use regroup::node::store::{Store, StoreError};
+use regroup::page::{Kind, header, slotted};
 use regroup::redo::LogError;
 use regroup::table::TableError;
 
@@ -286,14 +287,32 @@ fn growth_that_fails_is_a_typed_error_and_service_goes_on() {
     }
 }
 
+/// Where leaves of [`TREES`] are at home: so many offsets in the data file.
+fn homes(media: &MemoryMedia, count: usize) -> Vec<u64> {
+    let end = media.file_length(DATA).expect("there is a data file");
+    let ours = |at: &u64| {
+        let bytes = media.peek(DATA, *at, 8192);
+        let header = header::of(&bytes);
+        header.kind() == Some(Kind::Tree) && TREES.contains(&header.tree().0) && slotted::level(&bytes) == 0
+    };
+    let homes: Vec<u64> = (1..end / 8192).map(|page| page * 8192).filter(ours).take(count).collect();
+    assert_eq!(homes.len(), count, "there are too few leaves");
+    homes
+}
+
+/// Those homes can't be written.
+fn unwritable(media: &MemoryMedia, homes: &[u64]) {
+    for home in homes {
+        media.inject(Fault::new(FaultKind::WriteError).file(DATA).range(*home..home + 8192).forever());
+    }
+}
+
 #[test]
 fn a_home_that_can_never_be_written_keeps_its_page_and_its_redo() {
     let start = Start::new(6, &LOAD);
-    for count in [1, 20] {
+    for count in [4, 20] {
         let media = start.media();
-        let from = 8192 + 8192 * if count == 1 { 2 } else { 10 };
-        let media_fault = Fault::new(FaultKind::WriteError).file(DATA).range(from..from + 8192 * count).forever();
-        media.inject(media_fault);
+        unwritable(&media, &homes(&media, count));
         let model = Arc::new(Mutex::new(start.model.clone()));
         let done = run(&media, &model, 6);
         assert!(done.failed.is_empty() && done.failed_reads.is_empty() && !done.log_ended, "{:?}", done.failed);
@@ -307,7 +326,7 @@ fn a_home_that_can_never_be_written_does_not_keep_the_ring() {
     // Incident: such a page held the checkpoint where it was first changed; when the ring was full, commits waited for ever, without an error.
     let start = Start::new(8, &LOAD);
     let media = start.media();
-    media.inject(Fault::new(FaultKind::WriteError).file(DATA).range(8192 * 3..8192 * 9).forever());
+    unwritable(&media, &homes(&media, 6));
     let model = Arc::new(Mutex::new(start.model.clone()));
     let sim = Sim::new(8);
     let (model_of, media_of) = (model.clone(), media.clone());
@@ -347,7 +366,7 @@ fn a_page_that_recovery_gave_up_ends_waiting_for_the_ring_with_an_error_that_nam
     });
     media.crash(9);
     sim.kill_all();
-    let homes: Vec<(u64, Vec<u8>)> = (20..40).map(|page| (8192 + 8192 * page, media.peek(DATA, 8192 + 8192 * page, 8192))).collect();
+    let homes: Vec<(u64, Vec<u8>)> = homes(&media, 20).into_iter().map(|at| (at, media.peek(DATA, at, 8192))).collect();
     homes.iter().for_each(|(at, _)| media.flip(DATA, at + 4000, 1));
 
     let sim = Sim::new(10);
@@ -370,6 +389,7 @@ fn a_page_that_recovery_gave_up_ends_waiting_for_the_ring_with_an_error_that_nam
                 Err(other) => panic!("step {step}: {other}"),
             }
             step += 1;
+            assert!(step < 200_000, "the ring never fills");
             assert!(subject.store.storage().log().appended().0 - from <= ring, "the ring was reused over what the page needs");
         }
         assert!(subject.store.storage().log().appended().0 - from > ring / 2, "the ring wasn't full");

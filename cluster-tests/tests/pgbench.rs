@@ -70,3 +70,13 @@ fn every_acknowledged_row_is_there_once() {
     server.stop();
     server.verify();
 }
+
+/// A server that acknowledges before its redo is durable loses rows to a kill, and the journal shows it: the proof above can fail.
+#[test]
+fn a_server_that_does_not_wait_is_caught() {
+    let options = vec![("log_mode", "none".into())];
+    let mut server = Regroup::start(Setup { options, ..Setup::default() });
+    let load = Load { clients: 8, between: Duration::from_millis(600), crashes: 1 };
+    let (findings, _) = identities::run(&mut server, 1, load);
+    assert!(findings.iter().any(|finding| finding.contains("ended Committed")), "{findings:?}");
+}

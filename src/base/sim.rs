@@ -372,7 +372,14 @@ impl Sim {
                 // Killed while it ran.
                 None => Some((Some(future), None)),
             },
-            Ok(Poll::Ready(())) => Some((Some(future), state.tasks.remove(&id))),
+            Ok(Poll::Ready(())) => {
+                let task = state.tasks.remove(&id);
+                if task.as_ref().is_some_and(|task| task.queued) {
+                    // Woken in its last poll, as by a branch of a select that lost.
+                    state.ready.retain(|other| *other != id);
+                }
+                Some((Some(future), task))
+            }
             Err(payload) => {
                 let process = state.process_name(process).to_owned();
                 drop(state);

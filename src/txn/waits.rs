@@ -91,7 +91,8 @@ impl TableQueue {
 impl State {
     /// For whom `start` waits.
     fn edges(&self, start: u64) -> Vec<u64> {
-        match self.waiting.get(&start).filter(|waiting| waiting.doomed.is_none()).map(|waiting| &waiting.what) {
+        // Whoever is about to look at its row again waits for nobody until it has looked.
+        match self.waiting.get(&start).filter(|waiting| waiting.doomed.is_none() && !waiting.again).map(|waiting| &waiting.what) {
             None => Vec::new(),
             Some(What::Row { row, holder }) => {
                 match self.rows.get(row).and_then(|queue| queue.iter().position(|waiter| *waiter == start)) {

@@ -1,8 +1,10 @@
 //! Which statement comes next: by chance, and by what the reference server said to the ones before.
 
+use std::collections::VecDeque;
+
 use regroup::base::Random;
 
-use super::schema::Schema;
+use super::schema::{Schema, Table};
 use super::script::{Access, Effect, Interleaving, Protocol, Step};
 use super::sql::Sql;
 use super::{statement, wrong};
@@ -29,6 +31,8 @@ pub struct Generator {
     interleaving: Interleaving,
     sessions: usize,
     names: u64,
+    /// Steps that are decided already.
+    planned: VecDeque<(usize, Draft)>,
 }
 
 /// A statement that was written, before it is known how it is sent.
@@ -60,11 +64,27 @@ impl Generator {
         let mut random = Random::new(seed);
         let sessions = random.within(1..3) as usize;
         let blocks = [Block { status: b'I', ..Block::default() }, Block { status: b'I', ..Block::default() }];
-        Generator { random, schema: Schema::default(), blocks, interleaving: Interleaving::default(), sessions, names: 0 }
+        Generator {
+            random,
+            schema: Schema::default(),
+            blocks,
+            interleaving: Interleaving::default(),
+            sessions,
+            names: 0,
+            planned: VecDeque::new(),
+        }
     }
 
     /// The next step: one that can't come to wait for the other session.
     pub fn next(&mut self) -> Step {
+        if self.planned.is_empty() && self.random.chance(0.02) {
+            self.plan_conflict();
+        }
+        while let Some((session, draft)) = self.planned.pop_front() {
+            if self.interleaving.allows(session, draft.access) {
+                return self.step(session, draft);
+            }
+        }
         let mut tries = 0;
         loop {
             // After many that would wait, the other session's block must end.
@@ -100,7 +120,8 @@ impl Generator {
 
     fn end_block(&mut self, session: usize) -> Option<Draft> {
         self.interleaving.open(session).then(|| {
-            let mut draft = Draft::text(if self.random.chance(0.7) { "COMMIT" } else { "ROLLBACK" }, Access::Nothing);
+            let mut draft =
+                Draft::text(self.random.pick::<&str>(&["COMMIT", "COMMIT", "COMMIT WORK", "END", "ROLLBACK", "ABORT"]), Access::Nothing);
             draft.effect = Effect::End;
             draft
         })
@@ -147,7 +168,7 @@ impl Generator {
             draft.effect = Effect::Begin;
             return Some(draft);
         }
-        match random.below(8) {
+        match random.below(10) {
             0..=2 => {
                 let name = format!("s{}", random.below(3));
                 let mut draft = Draft::text(&format!("SAVEPOINT {name}"), Access::Nothing);
@@ -165,6 +186,10 @@ impl Generator {
                 let mut draft = Draft::text(&format!("RELEASE SAVEPOINT {name}"), Access::Nothing);
                 draft.effect = Effect::Release(name);
                 Some(draft)
+            }
+            6 => {
+                let level = *random.pick(&["READ COMMITTED", "REPEATABLE READ"]);
+                Some(Draft::text(&format!("SET TRANSACTION ISOLATION LEVEL {level}"), Access::Nothing))
             }
             _ => self.end_block(session),
         }
@@ -231,19 +256,16 @@ impl Generator {
     fn odd(&mut self) -> Option<Draft> {
         let table = self.random.pick(self.schema.tables.get(..).filter(|all| !all.is_empty())?).clone();
         match self.random.below(8) {
-            0..=1 => {
-                let mut sql = Sql::new(false);
-                statement::insert(&mut sql, &mut self.random, &table, false);
-                sql.put("; ");
-                statement::update(&mut sql, &mut self.random, &table);
-                sql.put(&format!("; SELECT count(*) FROM {};", table.name));
-                Some(Draft::new(sql, Access::Write))
-            }
+            0..=1 => Some(self.several(&table)),
             2..=4 => {
                 let columns: Vec<usize> = (0..table.columns.len()).collect();
                 let listed = if self.random.chance(0.5) { format!(" ({})", table.names(&columns)) } else { String::new() };
                 let mut draft = Draft::text(&format!("COPY {}{listed} FROM STDIN", table.name), Access::Write);
                 draft.copy = statement::copy_rows(&mut self.random, &table, &columns).into_bytes();
+                if self.random.chance(0.15) {
+                    // A row too short or too long, or one that is no value of anything.
+                    draft.copy.extend_from_slice(self.random.pick::<&[u8]>(&[b"1\t2\t3\t4\t5\t6\t7\t8\n", b"\\.\n"]));
+                }
                 Some(draft)
             }
             5 => {
@@ -272,6 +294,53 @@ impl Generator {
                 Some(Draft::text(text, Access::Nothing))
             }
         }
+    }
+
+    /// A repeatable read transaction that meets rows changed since its snapshot, where both sessions are free for it.
+    fn plan_conflict(&mut self) {
+        let free = self.sessions == 2 && (0..2).all(|session| self.blocks[session].status == b'I' && !self.interleaving.open(session));
+        if !free || self.schema.tables.is_empty() {
+            return;
+        }
+        let table = self.random.pick(&self.schema.tables).clone();
+        let (name, column) = (&table.name, &table.columns[0].name);
+        let session = self.random.index(2);
+        let change = |random: &mut Random| match random.below(4) {
+            0 => (format!("DELETE FROM {name}"), Access::Write),
+            1 => (format!("SELECT * FROM {name} FOR UPDATE"), Access::Write),
+            _ => (format!("UPDATE {name} SET {column} = {column}"), Access::Write),
+        };
+        let mut begin = Draft::text("BEGIN ISOLATION LEVEL REPEATABLE READ", Access::Nothing);
+        begin.effect = Effect::Begin;
+        self.planned.push_back((session, begin));
+        self.planned.push_back((session, Draft::text(&format!("SELECT count(*) FROM {name}"), Access::Read)));
+        for session in [1 - session, session] {
+            let (text, access) = change(&mut self.random);
+            self.planned.push_back((session, Draft::text(&text, access)));
+        }
+    }
+
+    /// Several statements in one message: one transaction, unless they say otherwise; also one that fails in the middle.
+    fn several(&mut self, table: &Table) -> Draft {
+        let random = &mut self.random;
+        let mut sql = Sql::new(false);
+        let block = random.chance(0.2);
+        if block {
+            sql.put("BEGIN; ");
+        }
+        statement::insert(&mut sql, random, table, false);
+        sql.put("; ");
+        statement::update(&mut sql, random, table);
+        if random.chance(0.3) {
+            sql.put(*random.pick::<&str>(&["; SELECT 1 / 0", "; SELECT nonesuch", "; SELEC", "; ROLLBACK TO nonesuch"]));
+        }
+        sql.put(&format!("; SELECT count(*) FROM {};", table.name));
+        let mut draft = Draft::new(sql, Access::Write);
+        if block {
+            draft.sql.put(if random.chance(0.7) { " COMMIT" } else { " ROLLBACK;" });
+            draft.effect = Effect::End;
+        }
+        draft
     }
 
     /// Reading and writing rows.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::generate::Generator;
 use super::script::{Protocol, Step, never_blocks};
 use crate::endpoint::Endpoint;
+use crate::isolation::arena::Crashable;
 use crate::wire::{Client, Event};
 
 /// Most runs that shrinking may take.
@@ -46,13 +47,16 @@ impl Server {
     }
 }
 
-/// An answer as it is compared: no notices, errors by SQLSTATE, rows that come in any order sorted.
-fn comparable(events: io::Result<Vec<Event>>, ordered: bool) -> Vec<String> {
+/// An answer as it is compared: no notices, errors by SQLSTATE, rows that come in any order sorted. Of a statement that fails only how it
+/// fails: how many rows come before, and in the extended protocol which of the messages is refused (a constant that can't be reckoned may be
+/// found out by Parse, Bind or Execute), depends on plans.
+fn comparable(events: io::Result<Vec<Event>>, step: &Step) -> Vec<String> {
     let events = match events {
         Ok(events) => events,
-        Err(error) => return vec![format!("the connection failed: {error}")],
+        Err(error) => return vec![format!("  the connection failed: {error}")],
     };
-    let mut lines = Vec::new();
+    let extended = matches!(step.protocol, Protocol::Extended { .. });
+    let mut lines: Vec<String> = Vec::new();
     let mut rows = Vec::new();
     for event in events {
         match event {
@@ -63,7 +67,12 @@ fn comparable(events: io::Result<Vec<Event>>, ordered: bool) -> Vec<String> {
                 continue;
             }
             Event::Failure(report) => {
-                flush(&mut rows, &mut lines, ordered);
+                rows.clear();
+                if extended {
+                    lines.clear();
+                } else {
+                    lines.pop_if(|line| line.starts_with("  columns"));
+                }
                 lines.push(format!("  {} {}", report.severity, report.code));
             }
             Event::Ready(status) => lines.push(format!("  ready {}", status as char)),
@@ -77,12 +86,12 @@ fn comparable(events: io::Result<Vec<Event>>, ordered: bool) -> Vec<String> {
                 lines.push(format!("  columns {}", shown.collect::<Vec<_>>().join(", ")));
             }
             other => {
-                flush(&mut rows, &mut lines, ordered);
+                flush(&mut rows, &mut lines, step.ordered);
                 lines.push(format!("  {other:?}"));
             }
         }
     }
-    flush(&mut rows, &mut lines, ordered);
+    flush(&mut rows, &mut lines, step.ordered);
     lines
 }
 
@@ -111,6 +120,16 @@ pub struct Difference {
     pub found: Vec<String>,
     /// What the server under test said in words, if it failed.
     pub words: String,
+}
+
+impl Difference {
+    /// What it is about, in a line: for telling differences apart.
+    pub fn gist(&self) -> String {
+        let unlike = self.expected.iter().zip(&self.found).find(|(expected, found)| expected != found);
+        let shown = unlike.map_or_else(|| (self.expected.last(), self.found.last()), |(expected, found)| (Some(expected), Some(found)));
+        let words: String = self.words.chars().filter(|character| !character.is_ascii_digit()).collect();
+        format!("{:?} / {:?} / {words}", shown.0.map(|line| line.trim()), shown.1.map(|line| line.trim()))
+    }
 }
 
 impl std::fmt::Display for Difference {
@@ -142,22 +161,25 @@ pub struct Pair<'a> {
     /// PostgreSQL.
     pub reference: &'a Endpoint,
     /// Under test.
-    pub subject: &'a Endpoint,
+    pub subject: &'a mut dyn Crashable,
 }
 
 impl Pair<'_> {
-    fn fresh(&self, leftovers: u64) -> (Server, Server) {
+    fn fresh(&mut self, leftovers: u64) -> (Server, Server) {
         let reference = Server::fresh(self.reference, leftovers).expect("PostgreSQL can be emptied");
-        let subject =
-            Server::fresh(self.subject, leftovers).unwrap_or_else(|error| panic!("the server under test can't be emptied: {error}"));
-        (reference, subject)
+        let subject = Server::fresh(&self.subject.endpoint(), leftovers).or_else(|_| {
+            // It died of an earlier script, which was told as that script's difference.
+            self.subject.crash();
+            Server::fresh(&self.subject.endpoint(), leftovers)
+        });
+        (reference, subject.unwrap_or_else(|error| panic!("the server under test can't be emptied: {error}")))
     }
 
     /// Performs `count` generated statements; stops at the first difference.
     ///
     /// # Errors
     /// The difference, not yet shrunk.
-    pub fn generated(&self, seed: u64, count: u64, tally: &mut Tally) -> Result<(), Box<Difference>> {
+    pub fn generated(&mut self, seed: u64, count: u64, tally: &mut Tally) -> Result<(), Box<Difference>> {
         let (mut reference, mut subject) = self.fresh(count);
         let mut generator = Generator::new(seed);
         let mut steps = Vec::new();
@@ -173,7 +195,7 @@ impl Pair<'_> {
     }
 
     /// Performs a script; the first difference, if there is one.
-    pub fn replayed(&self, steps: &[Step], leftovers: u64) -> Option<Difference> {
+    pub fn replayed(&mut self, steps: &[Step], leftovers: u64) -> Option<Difference> {
         let (mut reference, mut subject) = self.fresh(leftovers);
         for (index, step) in steps.iter().enumerate() {
             let expected = reference.perform(step).ok()?;
@@ -185,7 +207,7 @@ impl Pair<'_> {
     }
 
     /// A shorter script with a difference at its end: leaves out as many steps as it can, halves first.
-    pub fn shrunk(&self, difference: Difference, leftovers: u64) -> Difference {
+    pub fn shrunk(&mut self, difference: Difference, leftovers: u64) -> Difference {
         let mut best = difference;
         let mut chunk = best.steps.len() / 2;
         let mut runs = 0;
@@ -229,7 +251,7 @@ fn compare(subject: &mut Server, step: &Step, expected: Vec<Event>) -> Result<()
         Event::Failure(report) => Some(format!("{}: {}", report.code, report.message)),
         _ => None,
     });
-    let (expected, found) = (comparable(Ok(expected), step.ordered), comparable(answer, step.ordered));
+    let (expected, found) = (comparable(Ok(expected), step), comparable(answer, step));
     if expected == found { Ok(()) } else { Err(Found { expected, found, words: words.unwrap_or_default() }) }
 }
 

@@ -14,8 +14,8 @@
 //! Callers: the daemon ([`server::Server`]) and tests, which run [`server::Server::serve`] over any byte stream.
 //!
 //! Invariants:
-//! - Nothing that a client sends makes a thread panic, or reserves more memory than it has sent (twice over): lengths are checked before they
-//!   are believed, and buffers grow as bytes come in.
+//! - Nothing that a client sends makes a thread panic, or reserves more memory than it has sent (twice over): lengths are checked before
+//!   they are believed, and buffers grow as bytes come in.
 //! - What doesn't follow the protocol ends its connection with 08P01 and one line in the log.
 //! - A session's output waits in memory only up to a bound; then the statement waits for the client.
 //! - A session ends, and its transaction with it, when its client is gone, also in the middle of a statement.

@@ -97,3 +97,27 @@ impl PostgresOptions {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_has_its_default_and_what_is_out_of_range_is_refused_by_name() {
+        let default = PostgresOptions::default();
+        assert_eq!(default.validate(), Ok(()));
+        assert_eq!(toml::from_str::<PostgresOptions>("").unwrap(), default);
+        assert_eq!(toml::from_str::<PostgresOptions>(&toml::to_string(&default).unwrap()).unwrap(), default);
+        for (line, name) in [
+            ("max_connections = 0", "postgres.max_connections"),
+            ("authentication_timeout_ms = 0", "postgres.authentication_timeout_ms"),
+            ("message_bytes_max = 1073741823", "postgres.message_bytes_max"),
+            ("tcp_keepalives_count = 128", "postgres.tcp_keepalives_count"),
+        ] {
+            let options: PostgresOptions = toml::from_str(line).unwrap();
+            assert_eq!(options.validate().map_err(|error| error.name), Err(name));
+        }
+        assert!(toml::from_str::<PostgresOptions>("listen = \"nowhere\"").is_err());
+        assert!(toml::from_str::<PostgresOptions>("max_connection = 1").is_err());
+    }
+}

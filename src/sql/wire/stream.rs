@@ -206,8 +206,8 @@ impl<S: AsyncRead + Unpin> Line<S> {
     }
 }
 
-/// Runs `work` of a session to its end, however long it takes: when the client goes away meanwhile, the session is told to stop, and the end
-/// comes soon.
+/// Runs `work` of a session to its end, however long it takes: when the client goes away meanwhile, the session is told to stop, and the
+/// end comes soon.
 ///
 /// The work comes in a box: its state is large, and would otherwise be part of, and be moved with, that of every caller.
 pub(super) async fn watch<S: AsyncRead + Unpin, T>(

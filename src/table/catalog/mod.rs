@@ -10,7 +10,8 @@ mod store;
 pub use records::Named;
 pub use store::Catalog;
 pub(in crate::table) use store::{
-    put_column, put_index, put_table, read_all, read_index, read_name, read_table, release_name, remove_index, remove_table, take_name,
+    Seen, put_column, put_index, put_table, read_all, read_index, read_name, read_table, release_name, remove_index, remove_table,
+    take_name,
 };
 
 use serde::{Deserialize, Serialize};

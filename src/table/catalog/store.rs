@@ -100,25 +100,44 @@ pub(in crate::table) async fn remove_table(txn: &mut Transaction, table: &Table)
     Ok(())
 }
 
-/// What `name` stands for, as `txn` sees it.
-pub(in crate::table) async fn read_name(txn: &Transaction, name: &str) -> Result<Option<Named>, TablesError> {
+/// Which definitions are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::table) enum Seen {
+    /// Those committed now, and the transaction's own: for who has their lock, as rows that are read one after the other may be of different moments.
+    Now,
+    /// Those of the statement's snapshot, all of one moment.
+    Snapshot,
+}
+
+async fn get(txn: &Transaction, key: &[u8], seen: Seen) -> Result<Option<Row>, RowError> {
+    match seen {
+        Seen::Now => txn.get_latest(CATALOG, key).await,
+        Seen::Snapshot => txn.get(CATALOG, key).await,
+    }
+}
+
+/// What `name` stands for.
+pub(in crate::table) async fn read_name(txn: &Transaction, name: &str, seen: Seen) -> Result<Option<Named>, TablesError> {
     let key = records::name_key(name);
-    let Some(row) = txn.get_latest(CATALOG, &key).await? else { return Ok(None) };
+    let Some(row) = get(txn, &key, seen).await? else { return Ok(None) };
     records::decode(&row.value).map(Some).map_err(|reason| damaged(&key, reason))
 }
 
-/// An index's definition, as `txn` sees it.
-pub(in crate::table) async fn read_index(txn: &Transaction, table: u32, index: u32) -> Result<Option<Index>, TablesError> {
+/// An index's definition.
+pub(in crate::table) async fn read_index(txn: &Transaction, table: u32, index: u32, seen: Seen) -> Result<Option<Index>, TablesError> {
     let key = records::index_key(table, index);
-    let Some(row) = txn.get_latest(CATALOG, &key).await? else { return Ok(None) };
+    let Some(row) = get(txn, &key, seen).await? else { return Ok(None) };
     match read_row(&row)? {
         Record::Index(_, index) => Ok(Some(index)),
         _ => Err(damaged(&key, "it is no index")),
     }
 }
 
-async fn rows_of(txn: &Transaction, range: KeyRange) -> Result<Vec<Row>, RowError> {
-    let mut cursor = txn.cursor_latest(CATALOG, range.low, range.high, Direction::Up);
+async fn rows_of(txn: &Transaction, range: KeyRange, seen: Seen) -> Result<Vec<Row>, RowError> {
+    let mut cursor = match seen {
+        Seen::Now => txn.cursor_latest(CATALOG, range.low, range.high, Direction::Up),
+        Seen::Snapshot => txn.cursor(CATALOG, range.low, range.high, Direction::Up),
+    };
     let mut rows = Vec::new();
     loop {
         let batch = cursor.next(txn).await?;
@@ -133,23 +152,23 @@ fn read_row(row: &Row) -> Result<Record, TablesError> {
     records::read(&row.key, &row.value).map_err(|reason| damaged(&row.key, reason))
 }
 
-/// The table of number `id`, as `txn` sees it.
-pub(in crate::table) async fn read_table(txn: &Transaction, id: u32) -> Result<Option<Table>, TablesError> {
-    let Some(row) = txn.get_latest(CATALOG, &records::table_key(id)).await? else { return Ok(None) };
+/// The table of number `id`.
+pub(in crate::table) async fn read_table(txn: &Transaction, id: u32, seen: Seen) -> Result<Option<Table>, TablesError> {
+    let Some(row) = get(txn, &records::table_key(id), seen).await? else { return Ok(None) };
     let mut catalog = Assembly::default();
     catalog.add(&row)?;
     for prefix in [records::columns_prefix(id), records::indexes_prefix(id)] {
-        for row in rows_of(txn, KeyRange::prefix(prefix)).await? {
+        for row in rows_of(txn, KeyRange::prefix(prefix), seen).await? {
             catalog.add(&row)?;
         }
     }
     Ok(catalog.finish()?.tables.into_values().next())
 }
 
-/// All definitions, as `txn` sees them.
+/// All definitions that are committed now, and the transaction's own.
 pub(in crate::table) async fn read_all(txn: &Transaction) -> Result<Catalog, TablesError> {
     let mut assembly = Assembly::default();
-    for row in rows_of(txn, KeyRange::ALL).await? {
+    for row in rows_of(txn, KeyRange::ALL, Seen::Now).await? {
         assembly.add(&row)?;
     }
     let assembly = assembly.finish()?;

@@ -34,10 +34,8 @@ pub struct Transaction {
     snapshot: Option<Snapshot<Held>>,
     pub(super) writes: Option<Writes>,
     tables: Vec<(u32, TableLock)>,
-    /// Whether it ever asked for a table's lock.
-    locks_tables: bool,
-    /// The row in whose queue it stands.
-    queued: Option<(TreeId, Vec<u8>)>,
+    /// It has asked for a table, and may have got it without having heard.
+    asked_for_tables: bool,
     /// What the layer above keeps with it; dropped when its end is complete: committed, or rolled back.
     attachment: Option<Attachment>,
     /// Its end is the rows' business now.
@@ -58,8 +56,7 @@ impl Transaction {
             snapshot: None,
             writes: None,
             tables: Vec::new(),
-            locks_tables: false,
-            queued: None,
+            asked_for_tables: false,
             attachment: None,
             handed_over: false,
         }
@@ -211,21 +208,27 @@ impl Transaction {
 
     /// Changes a row, waiting for whoever has it.
     async fn write(&mut self, tree: TreeId, key: &[u8], want: Want<'_>, conflict: OnConflict) -> Result<Verdict, RowError> {
-        let outcome = self.write_in_turn(tree, key, want, conflict).await;
-        if let Some((tree, key)) = self.queued.take() {
-            self.rows.shared.waits.leave_row(&self.live, tree, &key);
-        }
-        outcome
+        // Given up however this ends: a place that nobody uses would keep those behind it waiting.
+        let (rows, live) = (self.rows.clone(), self.live.clone());
+        let mut place = Place { rows: &rows, live: &live, row: None };
+        self.write_in_turn(tree, key, want, conflict, &mut place).await
     }
 
-    async fn write_in_turn(&mut self, tree: TreeId, key: &[u8], want: Want<'_>, conflict: OnConflict) -> Result<Verdict, RowError> {
+    async fn write_in_turn<'k>(
+        &mut self,
+        tree: TreeId,
+        key: &'k [u8],
+        want: Want<'_>,
+        conflict: OnConflict,
+        place: &mut Place<'_, 'k>,
+    ) -> Result<Verdict, RowError> {
         let snapshot = match self.isolation {
             Isolation::ReadCommitted => None,
             Isolation::RepeatableRead => Some(self.eyes().snapshot),
         };
         loop {
             self.check_interrupt()?;
-            let rows = self.rows.clone();
+            let rows = place.rows;
             let writes = self.writing().await?;
             match rows.attempt(writes, tree, key, want, snapshot).await? {
                 Verdict::Done(at) => {
@@ -239,7 +242,7 @@ impl Transaction {
                 Verdict::Lost(txn) => rows.undo_row(tree, key, txn).await?,
                 Verdict::Held(_) if conflict == OnConflict::NoWait => return Err(RowError::LockNotAvailable),
                 Verdict::Held(holder) => {
-                    self.queued = Some((tree, key.to_vec()));
+                    place.row = Some((tree, key));
                     rows.shared.waits.row(&self.live, tree, key, &holder, &self.interrupt).await?;
                 }
                 done @ (Verdict::Exists(..) | Verdict::Moved(_)) => return Ok(done),
@@ -264,8 +267,8 @@ impl Transaction {
             return Ok(());
         }
         let wait = conflict == OnConflict::Wait;
-        // Before the wait: it may be granted at the moment it is given up.
-        self.locks_tables = true;
+        // Cancelled or given up at the very moment of the grant, it has the lock, but nobody tells.
+        self.asked_for_tables = true;
         self.rows.shared.waits.table(&self.live, table, mode, wait, &self.interrupt).await?;
         self.tables.push((table, mode));
         Ok(())
@@ -386,7 +389,8 @@ impl Transaction {
     fn leave(&mut self) {
         self.handed_over = true;
         self.rows.shared.book.leave(&self.live);
-        if self.locks_tables {
+        if self.asked_for_tables {
+            self.tables.clear();
             self.rows.shared.waits.ended(&self.live);
         }
     }
@@ -394,9 +398,6 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if let Some((tree, key)) = self.queued.take() {
-            self.rows.shared.waits.leave_row(&self.live, tree, &key);
-        }
         match self.writes.take() {
             None if self.handed_over => {}
             None => self.leave(),
@@ -411,6 +412,21 @@ impl Drop for Transaction {
 fn need_size(key: &[u8], value: &[u8]) -> Result<(), RowError> {
     let bytes = key.len() + value.len();
     if bytes > ROW_MAX { Err(RowError::RowTooLarge { bytes }) } else { Ok(()) }
+}
+
+/// Where a transaction stands in a row's queue.
+struct Place<'p, 'k> {
+    rows: &'p Rows,
+    live: &'p Live,
+    row: Option<(TreeId, &'k [u8])>,
+}
+
+impl Drop for Place<'_, '_> {
+    fn drop(&mut self) {
+        if let Some((tree, key)) = self.row {
+            self.rows.shared.waits.leave_row(self.live, tree, key);
+        }
+    }
 }
 
 /// A transaction whose end isn't in the log yet.

@@ -192,20 +192,22 @@ impl Rows {
             };
             return Ok((!header.deleted).then(exists));
         };
-        let known = self.beneath_locks(change, me, header)?;
+        let (known, met) = self.beneath_locks(change, me, header, seen)?;
         if known.txn != me
             && let (Some(snapshot), Outcome::Committed(scn)) = (snapshot, self.shared.book.outcome(known.txn))
             && scn > snapshot
         {
             return Ok(Some(Verdict::Serialization));
         }
-        let same = seen == Version::of(&header) || (seen == Version::of(&known) && snapshot.is_some());
+        // Locks that others have let go don't count in repeatable read: it may have seen the row under an older one of them.
+        let same = seen == Version::of(&header) || (met && snapshot.is_some());
         Ok((!same || header.deleted).then(|| current.moved()))
     }
 
-    /// The version of a row that others have locked only, and let go.
-    fn beneath_locks(&self, change: &Change<'_>, me: TxnId, mut header: RowHeader) -> Result<RowHeader, TableError> {
+    /// The version of a row that others have locked only, and let go; and whether `seen` is it or one of the locks on it.
+    fn beneath_locks(&self, change: &Change<'_>, me: TxnId, mut header: RowHeader, seen: Version) -> Result<(RowHeader, bool), TableError> {
         use crate::table::node::Pages;
+        let mut met = seen == Version::of(&header);
         while header.locked && header.txn != me && header.undo.is_some() {
             let page = change.view(header.undo.page)?;
             let slot = usize::from(header.undo.slot);
@@ -220,8 +222,9 @@ impl Rows {
             };
             let Some((below, _)) = RowHeader::of(before).ok().filter(|_| txn == header.txn) else { break };
             header = below;
+            met |= seen == Version::of(&header);
         }
-        Ok(header)
+        Ok((header, met))
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::{Tables, TablesError, entry};
 use crate::base::TreeId;
 use crate::table::Direction;
-use crate::table::catalog::{self, Catalog, Index, IndexState, Named, Table};
+use crate::table::catalog::{self, Catalog, Index, IndexState, Named, Seen, Table};
 use crate::table::datum::row::decode_row;
 use crate::table::datum::{CodecError, Datum};
 use crate::table::rows::{Interrupt, OnConflict, Row, RowError, Transaction};
@@ -277,7 +277,7 @@ impl Tables {
         // The snapshot is taken once the definition stays as it is; what it sees of the definition fits what it sees of rows.
         let mut txn = self.rows().begin(Isolation::RepeatableRead, interrupt.clone());
         txn.begin_statement();
-        let outcome = match catalog::read_table(&txn, table.id).await {
+        let outcome = match catalog::read_table(&txn, table.id, Seen::Snapshot).await {
             Ok(Some(table)) => One { table: &table, report: &mut *report, progress, at }.check(&txn).await,
             // Dropped meanwhile.
             Ok(None) => Ok(()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::attachment::{has_changed, own, own_mut};
 use super::cache::Cached;
 use super::{Tables, TablesError};
-use crate::table::catalog::{self, Catalog, Index, IndexState, Named, Table};
+use crate::table::catalog::{self, Catalog, Index, IndexState, Named, Seen, Table};
 use crate::table::rows::{Interrupt, OnConflict, Transaction};
 use crate::txn::{Isolation, TableLock};
 
@@ -47,12 +47,12 @@ impl Tables {
     /// As [`Tables::table`].
     pub async fn table_by_id(&self, txn: &Transaction, id: u32) -> Result<Option<Arc<Table>>, TablesError> {
         if own(txn).is_some_and(|own| own.tables.contains(&id)) {
-            return Ok(catalog::read_table(txn, id).await?.map(Arc::new));
+            return Ok(catalog::read_table(txn, id, Seen::Now).await?.map(Arc::new));
         }
         match self.committed().await? {
             Committed::All(catalog) => Ok(catalog.tables.get(&id).cloned()),
             Committed::Under(mut txn) => {
-                let table = catalog::read_table(&txn, id).await;
+                let table = catalog::read_table(&txn, id, Seen::Snapshot).await;
                 txn.end_statement();
                 Ok(table?.map(Arc::new))
             }
@@ -65,12 +65,12 @@ impl Tables {
     /// As [`Tables::table`].
     pub async fn relation(&self, txn: &Transaction, name: &str) -> Result<Option<Relation>, TablesError> {
         let named = if own(txn).is_some_and(|own| own.names.contains(name)) {
-            catalog::read_name(txn, name).await?
+            catalog::read_name(txn, name, Seen::Now).await?
         } else {
             match self.committed().await? {
                 Committed::All(catalog) => catalog.names.get(name).copied(),
                 Committed::Under(mut txn) => {
-                    let named = catalog::read_name(&txn, name).await;
+                    let named = catalog::read_name(&txn, name, Seen::Snapshot).await;
                     txn.end_statement();
                     named?
                 }
@@ -103,7 +103,7 @@ impl Tables {
         };
         let mut tables = catalog.tables.clone();
         for id in own(txn).map(|own| own.tables.clone()).unwrap_or_default() {
-            match catalog::read_table(txn, id).await? {
+            match catalog::read_table(txn, id, Seen::Now).await? {
                 Some(table) => tables.insert(id, Arc::new(table)),
                 None => tables.remove(&id),
             };
@@ -157,7 +157,7 @@ impl Tables {
         if let (true, Some(readable)) = (repeatable, own(txn).and_then(|own| own.readable.get(&index.tree))) {
             return Ok(*readable);
         }
-        let seen = catalog::read_index(txn, table.id, index.id).await?;
+        let seen = catalog::read_index(txn, table.id, index.id, Seen::Snapshot).await?;
         let readable = seen.is_some_and(|seen| seen.state == IndexState::Ready && seen.tree == index.tree);
         if repeatable {
             own_mut(txn).readable.insert(index.tree, readable);

@@ -1,7 +1,7 @@
 //! A session that does what its statements say by their first word: the protocol's rules without a database.
 //!
-//! `begin`, `commit`, `error` (22012), `rows N [BYTES]`, `give $1`, `note`, `set X`, `forget [STATEMENT]`, `copy`, `copyout`, `wait` (until it is stopped), nothing (an
-//! empty statement).
+//! `begin`, `commit`, `error` (22012), `rows N [BYTES]`, `give $1`, `note`, `set X`, `forget [STATEMENT]`, `copy`, `copyout`, `wait` (until
+//! it is stopped), nothing (an empty statement).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
