@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use cluster_tests::sessions::{Client, Database, simulate};
+use cluster_tests::sessions::{Client, Database, Taken, simulate};
+use regroup::sql::session::Progress;
 
 async fn table(client: &mut Client) {
     client.run("create table t (a int primary key, b text, c numeric(10,2) default 1.5)").await;
@@ -327,5 +328,47 @@ fn definitions_roll_back() {
         assert_eq!(two.error("insert into n values (5, 3)").await.code, "23505");
         two.run("create index concurrently n_x on n (x); reindex table n; vacuum n; analyze").await;
         assert_eq!(two.rows("select y from n where x = 2 order by y").await, ["2", "3"]);
+    });
+}
+
+#[test]
+fn deep_statements_are_refused_long_ones_are_not() {
+    simulate(14, |database| async move {
+        let mut client = database.client();
+        table(&mut client).await;
+        let chain = |word: &str, count: usize| vec!["a = 2"; count].join(word);
+        assert_eq!(client.rows(&format!("select count(*) from t where {}", chain(" or ", 4000))).await, ["1"]);
+        assert_eq!(client.rows(&format!("select count(*) from t where {}", chain(" and ", 4000))).await, ["1"]);
+        for sql in [
+            format!("select count(*) from t where {}", chain(" or ", 6000)),
+            format!("select {}", vec!["1"; 1000].join(" + ")),
+            vec!["select 1"; 1000].join(" union all "),
+            format!("select {}1{}", "(".repeat(1000), ")".repeat(1000)),
+        ] {
+            assert_eq!(client.error(&sql).await.code, "54001", "{}", &sql[..40]);
+        }
+        assert_eq!(client.rows("select 1").await, ["1"]);
+    });
+}
+
+#[test]
+fn portals_give_rows_bit_by_bit() {
+    simulate(15, |database| async move {
+        let mut client = database.client();
+        client.run("create table p (a int)").await;
+        client.run("insert into p select g from generate_series(1, 250) g").await;
+        let statement = client.prepare("select a from p order by a").await.expect("it can be bound");
+        let mut portal = client.session.portal(&statement, Vec::new(), &[], &[]).await.expect("a portal");
+        let mut taken = Taken::default();
+        for expected in [100, 200] {
+            let progress = client.session.execute(&mut portal, 100, &mut taken).await.expect("rows");
+            assert!(matches!(progress, Progress::Suspended));
+            assert_eq!(taken.rows.len(), expected);
+        }
+        let Progress::Complete(tag) = client.session.execute(&mut portal, 0, &mut taken).await.expect("rows") else { panic!("the end") };
+        assert_eq!((tag.as_str(), taken.rows.len()), ("SELECT 50", 250));
+        let Progress::Complete(tag) = client.session.execute(&mut portal, 0, &mut taken).await.expect("nothing") else { panic!("the end") };
+        assert_eq!(tag, "SELECT 0");
+        client.session.sync().await.expect("it ends");
     });
 }

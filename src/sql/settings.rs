@@ -109,7 +109,7 @@ fn find(name: &str) -> Option<&'static Known> {
 }
 
 /// A session's settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// By name as listed; those with a point in them may be any.
     values: BTreeMap<String, String>,
@@ -127,18 +127,6 @@ pub struct Settings {
 pub struct Mark {
     values: BTreeMap<String, String>,
     local: BTreeMap<String, Option<String>>,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            values: BTreeMap::new(),
-            start: BTreeMap::new(),
-            local: BTreeMap::new(),
-            formats: Formats::default(),
-            changed: Vec::new(),
-        }
-    }
 }
 
 impl Settings {

@@ -103,7 +103,7 @@ impl Binder<'_> {
             }
             _ => {}
         }
-        if name == "json_build_object" && args.len() % 2 == 0 {
+        if name == "json_build_object" && args.len().is_multiple_of(2) {
             let mut given = Vec::with_capacity(args.len());
             for arg in args {
                 let ty = if arg.ty == SqlType::Unknown { SqlType::TEXT } else { arg.ty };

@@ -96,7 +96,8 @@ impl Binder<'_> {
     pub(super) fn assigned(&mut self, found: Typed, to: SqlType, column: &str, table: &str) -> Result<Expr, SqlError> {
         let from = found.ty;
         let possible = from == SqlType::Unknown || from == to || find_cast(from, to, CastContext::Assignment).is_some();
-        if !possible && !(is_shown_otherwise(from) && to.is_text()) {
+        let possible = possible || (is_shown_otherwise(from) && to.is_text());
+        if !possible {
             let (to, from) = (to.display_name(), from.display_name());
             let message = match column {
                 "" => format!("parameter of type {from} cannot be coerced to the expected type {to}"),

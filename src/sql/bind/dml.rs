@@ -16,6 +16,8 @@ use crate::sql::types::SqlType;
 use crate::table::catalog::Table;
 use crate::txn::TableLock;
 
+/// What RETURNING gives: values, and what they look like.
+type Returned = Option<(Vec<Expr>, Vec<Output>)>;
 type Bound = Result<(Action, Option<Vec<Output>>), SqlError>;
 
 fn refused(what: &str, hint: &str) -> SqlError {
@@ -47,7 +49,7 @@ impl Binder<'_> {
         })
     }
 
-    fn returning(&mut self, returning: Option<&Vec<SelectItem>>, scope: &Scope<'_>) -> Result<Option<(Vec<Expr>, Vec<Output>)>, SqlError> {
+    fn returning(&mut self, returning: Option<&Vec<SelectItem>>, scope: &Scope<'_>) -> Result<Returned, SqlError> {
         let Some(returning) = returning else { return Ok(None) };
         let place = std::mem::replace(&mut self.place, "RETURNING");
         let items = self.items(returning, scope)?;

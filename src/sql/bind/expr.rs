@@ -30,6 +30,10 @@ pub(super) fn string(value: &Value) -> Option<&str> {
 impl Binder<'_> {
     /// Binds an expression.
     pub(super) fn expr(&mut self, expr: &ast::Expr, scope: &Scope<'_>) -> Result<Typed, SqlError> {
+        self.deeper(|binder| binder.one(expr, scope))
+    }
+
+    fn one(&mut self, expr: &ast::Expr, scope: &Scope<'_>) -> Result<Typed, SqlError> {
         use ast::Expr as E;
         match expr {
             E::Identifier(name) => self.reference(std::slice::from_ref(name), scope),

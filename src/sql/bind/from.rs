@@ -14,6 +14,9 @@ use crate::sql::views;
 use crate::table::catalog::Table;
 use crate::txn::TableLock;
 
+/// Most items of a FROM: joins are nested, and each takes some of the thread's stack.
+const RELATIONS_MAX: usize = 64;
+
 /// What FROM names, not yet a plan: conditions still sink into it.
 pub(super) enum Tree {
     /// A table: which of the scope's relations it is.
@@ -268,7 +271,7 @@ impl Binder<'_> {
         let inner = if lateral { Scope::within(scope) } else { Scope { relations: Vec::new(), parent: scope.parent } };
         let place = std::mem::replace(&mut self.place, "functions in FROM");
         let aggregates = self.aggregates.take();
-        let found = self.from_function(&name, args, ordinality, &inner);
+        let found = self.called_in_from(&name, args, ordinality, &inner);
         self.aggregates = aggregates;
         self.place = place;
         let met = std::mem::replace(&mut self.reach, reach);
@@ -283,7 +286,7 @@ impl Binder<'_> {
         Ok((Tree::Leaf(plan, at), lateral && met > 0))
     }
 
-    fn from_function(
+    fn called_in_from(
         &mut self,
         name: &str,
         args: &[ast::FunctionArg],
@@ -464,6 +467,9 @@ pub(super) fn relate(
                 ));
             }
         }
+    }
+    if scope.relations.len() >= RELATIONS_MAX {
+        return Err(SqlError::new("54001", format!("more than {RELATIONS_MAX} items in FROM")).hint("Join in several steps."));
     }
     let offset = scope.width();
     scope.relations.push(Relation { name, columns, offset, used: Default::default() });

@@ -103,6 +103,8 @@ pub struct Binder<'a> {
     aggregates: Option<Vec<AggregateCall>>,
     /// Where aggregates are refused: what to call the place.
     place: &'static str,
+    /// How deep the expression at hand lies.
+    depth: usize,
     /// How far out the columns met so far reach: 0, the query's own.
     reach: usize,
 }
@@ -125,6 +127,7 @@ pub fn bind(sql: &str, parsed: &Parsed, params: &[SqlType], world: &World) -> Re
         aggregates: None,
         place: "this place",
         reach: 0,
+        depth: 0,
     };
     let (action, columns) = match parsed {
         Parsed::Query(query) => {
@@ -162,6 +165,7 @@ pub fn bind_constant(sql: &str, expr: &ast::Expr, ty: SqlType, world: &World) ->
         aggregates: None,
         place: "DEFAULT expressions",
         reach: 0,
+        depth: 0,
     };
     let found = binder.expr(expr, &Scope::top())?;
     let value = binder.assigned(found, ty, "", "")?;
@@ -170,7 +174,22 @@ pub fn bind_constant(sql: &str, expr: &ast::Expr, ty: SqlType, world: &World) ->
     Ok(Bound { program, params: Vec::new(), columns: Some(columns), locks: Vec::new() })
 }
 
+/// How deep expressions and subqueries may be nested: each level takes some of the thread's stack, when it is bound and when it runs.
+const DEPTH_MAX: usize = 100;
+
 impl Binder<'_> {
+    /// Does `work` one level deeper.
+    fn deeper<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, SqlError>) -> Result<T, SqlError> {
+        if self.depth >= DEPTH_MAX {
+            let hint = format!("Expressions and subqueries may be nested {DEPTH_MAX} deep; AND and OR may be as long as they like.");
+            return Err(SqlError::new("54001", "stack depth limit exceeded").hint(hint));
+        }
+        self.depth += 1;
+        let found = work(self);
+        self.depth -= 1;
+        found
+    }
+
     /// `error` at the place of `span`.
     fn at(&self, error: SqlError, span: Span) -> SqlError {
         match parse::place(self.sql, span) {

@@ -167,7 +167,16 @@ impl Binder<'_> {
             BinaryOperator::And | BinaryOperator::Or => {
                 let what = if *op == BinaryOperator::And { "AND" } else { "OR" };
                 let mut args = Vec::new();
-                for side in [left, right] {
+                // The syntax of a long chain leans to the left: it is walked, not descended.
+                let (mut sides, mut first) = (vec![right], left);
+                while let ast::Expr::BinaryOp { left, op: same, right } = first
+                    && same == op
+                {
+                    sides.push(right);
+                    first = left;
+                }
+                sides.push(first);
+                for side in sides.into_iter().rev() {
                     let found = self.expr(side, scope)?;
                     match self.condition(found, what)? {
                         Expr::And(more) if what == "AND" => args.extend(more),

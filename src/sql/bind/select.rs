@@ -126,10 +126,10 @@ impl Binder<'_> {
         }
         let limit = self.limit(query, around)?;
         if !order.is_empty() {
-            found.plan = Plan::Sort(Box::new(found.plan), order, limit.clone());
+            found.plan = Plan::Sort(Box::new(found.plan), order, limit.clone().map(Box::new));
         }
         if let Some(limit) = limit {
-            found.plan = Plan::Limit(Box::new(found.plan), limit);
+            found.plan = Plan::Limit(Box::new(found.plan), Box::new(limit));
         }
         Ok(found)
     }
@@ -149,7 +149,7 @@ impl Binder<'_> {
             SetExpr::Query(query) => self.query(query, around),
             SetExpr::Values(values) => self.values(values, around),
             SetExpr::SetOperation { left, op, set_quantifier, right } => {
-                let (left, right) = (self.set(left, around)?, self.set(right, around)?);
+                let (left, right) = self.deeper(|binder| Ok((binder.set(left, around)?, binder.set(right, around)?)))?;
                 let all = match set_quantifier {
                     ast::SetQuantifier::All => true,
                     ast::SetQuantifier::None | ast::SetQuantifier::Distinct => false,
@@ -469,13 +469,13 @@ fn sorted(mut plan: Plan, keys: Vec<SortKey>, limit: Option<&Limit>) -> Plan {
         },
         _ => false,
     };
-    if by_scan { plan } else { Plan::Sort(Box::new(plan), keys, limit.cloned()) }
+    if by_scan { plan } else { Plan::Sort(Box::new(plan), keys, limit.cloned().map(Box::new)) }
 }
 
 fn ordered(plan: Plan, keys: Vec<SortKey>, limit: Option<Limit>) -> Plan {
-    let plan = if keys.is_empty() { plan } else { Plan::Sort(Box::new(plan), keys, limit.clone()) };
+    let plan = if keys.is_empty() { plan } else { Plan::Sort(Box::new(plan), keys, limit.clone().map(Box::new)) };
     match limit {
-        Some(limit) => Plan::Limit(Box::new(plan), limit),
+        Some(limit) => Plan::Limit(Box::new(plan), Box::new(limit)),
         None => plan,
     }
 }

@@ -179,7 +179,7 @@ pub fn next<'e>(plan: &'e Plan, state: &'e mut State, cx: &'e mut Cx<'_>) -> Bat
         }),
         (Plan::Sort(input, keys, limit), State::Gathered(state, rows)) => Box::pin(async move {
             if rows.is_none() {
-                *rows = Some(sort::sorted(input, state, keys, limit.as_ref(), cx).await?.into_iter());
+                *rows = Some(sort::sorted(input, state, keys, limit.as_deref(), cx).await?.into_iter());
             }
             Ok(rows.iter_mut().flatten().take(BATCH).collect())
         }),

@@ -11,6 +11,7 @@ pub(super) use utility::serializable;
 
 use sqlparser::ast;
 use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError};
 
@@ -213,7 +214,20 @@ pub fn expression(sql: &str) -> Result<ast::Expr, SqlError> {
     Ok(expr)
 }
 
+/// Most operators of a statement that make its syntax deeper. What the parser makes of a chain leans to the left, and is freed by
+/// recursion.
+const CHAIN_MAX: usize = 5000;
+
 fn statement(sql: &str, tokens: &[TokenWithSpan]) -> Result<Parsed, SqlError> {
+    let deepens = |token: &&TokenWithSpan| match &token.token {
+        Token::Word(word) => matches!(word.keyword, Keyword::AND | Keyword::OR | Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT),
+        Token::StringConcat | Token::Plus | Token::DoubleColon | Token::Div => true,
+        _ => false,
+    };
+    if tokens.len() > CHAIN_MAX && tokens.iter().filter(deepens).count() > CHAIN_MAX {
+        let hint = format!("A statement may have {CHAIN_MAX} operators; use = ANY(..) of an array, or several statements.");
+        return Err(SqlError::new("54001", "stack depth limit exceeded").hint(hint));
+    }
     let mut cursor = Tokens::new(sql, tokens);
     if let Some(utility) = utility::parse(&mut cursor)? {
         return Ok(Parsed::Utility(utility));

@@ -210,10 +210,10 @@ fn set_config(args: &[Datum], env: &Env<'_>) -> Result<Datum, SqlError> {
 fn pretty_size(args: &[Datum], _: &Env<'_>) -> Result<Datum, SqlError> {
     let Some(mut size) = number(&args[0]) else { return Ok(Datum::Null) };
     for unit in ["bytes", "kB", "MB", "GB"] {
-        if size.abs() < 10240 {
+        if size.unsigned_abs() < 10240 {
             return text(format!("{size} {unit}"));
         }
-        size = (size + 512) / 1024;
+        size = size.saturating_add(512) / 1024;
     }
     text(format!("{size} TB"))
 }

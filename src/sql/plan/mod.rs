@@ -177,11 +177,11 @@ pub enum Plan {
     /// Groups.
     Aggregate(Box<Aggregate>),
     /// In order; only the first so many are needed, if the limit stands right above.
-    Sort(Box<Plan>, Vec<SortKey>, Option<Limit>),
+    Sort(Box<Plan>, Vec<SortKey>, Option<Box<Limit>>),
     /// Each row once; the first so many columns count.
     Distinct(Box<Plan>, Option<Vec<Expr>>),
     /// Some of them.
-    Limit(Box<Plan>, Limit),
+    Limit(Box<Plan>, Box<Limit>),
     /// One after the other.
     Append(Vec<Plan>),
     /// INTERSECT, EXCEPT.

@@ -17,7 +17,9 @@ use crate::table::tables::Loader;
 use crate::txn::TableLock;
 
 /// A `COPY .. FROM STDIN` under way.
-pub struct CopyIn {
+pub struct CopyIn(Box<Copying>);
+
+struct Copying {
     table: Arc<Table>,
     /// Positions of the columns that come.
     targets: Vec<usize>,
@@ -36,7 +38,7 @@ pub struct CopyIn {
 impl CopyIn {
     /// How many columns, all in text format.
     pub fn columns(&self) -> usize {
-        self.targets.len()
+        self.0.targets.len()
     }
 }
 
@@ -51,7 +53,7 @@ impl Session {
     ) -> Result<Progress, SqlError> {
         let style = Style::of(copy)?;
         if copy.from {
-            return self.begin_copy_in(copy, style, portal.is_last()).await.map(|copy| Progress::CopyIn(copy));
+            return self.begin_copy_in(copy, style, portal.is_last()).await.map(Progress::CopyIn);
         }
         let parsed = match (&copy.query, &copy.table) {
             (Some(query), _) => Parsed::Query(query.clone()),
@@ -98,7 +100,7 @@ impl Session {
         }
         let row = vec![Datum::Null; table.columns.len()];
         let (lines, line) = (Lines::new(style.clone()), 0);
-        Ok(CopyIn { table, targets, style, lines, loader, defaults, line, fields: Vec::new(), row, last })
+        Ok(CopyIn(Box::new(Copying { table, targets, style, lines, loader, defaults, line, fields: Vec::new(), row, last })))
     }
 
     /// Bytes of a `COPY .. FROM STDIN`; they may be cut anywhere.
@@ -106,12 +108,12 @@ impl Session {
     /// # Errors
     /// A row that can't be read or put: the copy is over, the statement has failed. Drop `copy`, drain what the client still sends.
     pub async fn copy_data(&mut self, copy: &mut CopyIn, data: &[u8]) -> Result<(), SqlError> {
-        copy.lines.push(data);
-        let outcome = self.take_lines(copy, false).await;
+        copy.0.lines.push(data);
+        let outcome = self.take_lines(&mut copy.0, false).await;
         self.settled(outcome).await
     }
 
-    async fn take_lines(&mut self, copy: &mut CopyIn, all: bool) -> Result<(), SqlError> {
+    async fn take_lines(&mut self, copy: &mut Copying, all: bool) -> Result<(), SqlError> {
         for line in copy.lines.whole(all) {
             copy.line += 1;
             if copy.line == 1 && copy.style.has_header() {
@@ -123,7 +125,7 @@ impl Session {
         Ok(())
     }
 
-    async fn take_line(&mut self, copy: &mut CopyIn, line: &[u8]) -> Result<(), SqlError> {
+    async fn take_line(&mut self, copy: &mut Copying, line: &[u8]) -> Result<(), SqlError> {
         let mut fields = std::mem::take(&mut copy.fields);
         copy.style.fields(line, &mut fields)?;
         if fields.len() > copy.targets.len() {
@@ -168,15 +170,15 @@ impl Session {
     /// # Errors
     /// As [`Session::copy_data`].
     pub async fn copy_done(&mut self, mut copy: CopyIn) -> Result<String, SqlError> {
-        let outcome = self.take_lines(&mut copy, true).await;
+        let outcome = self.take_lines(&mut copy.0, true).await;
         let outcome = match outcome {
-            Ok(()) => self.finish_copy(copy).await,
+            Ok(()) => self.finish_copy(*copy.0).await,
             Err(error) => Err(error),
         };
         self.settled(outcome).await
     }
 
-    async fn finish_copy(&mut self, copy: CopyIn) -> Result<String, SqlError> {
+    async fn finish_copy(&mut self, copy: Copying) -> Result<String, SqlError> {
         let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "COPY without a transaction")) };
         let count = copy.loader.finish(txn).await;
         let count = count.map_err(|error| self.told(error))?;

@@ -33,8 +33,8 @@ pub(super) enum Stage {
     New,
     /// A query under way: rows that wait, and where the others come from.
     Query { compiled: Arc<Compiled>, state: Box<State>, run: Run, waiting: std::vec::IntoIter<Row> },
-    /// Rows that are all there, of those types, and the tag that comes after them.
-    Rows { rows: std::vec::IntoIter<Row>, types: Vec<SqlType>, tag: String },
+    /// Rows that are all there, of those types, and the tag that comes after them, with or without how many there were.
+    Rows { rows: std::vec::IntoIter<Row>, types: Vec<SqlType>, tag: &'static str, counted: bool },
     /// Rows of COPY TO under way.
     Copy { compiled: Arc<Compiled>, state: Box<State>, run: Run, writer: exec::copy::Writer },
     /// Over.
@@ -270,15 +270,15 @@ impl Session {
             txn.end_statement();
         }
         let tag = match program.action {
-            Action::Insert(_) => format!("INSERT 0 {}", done.count),
-            Action::Update(_) => format!("UPDATE {}", done.count),
-            _ => format!("DELETE {}", done.count),
+            Action::Insert(_) => "INSERT 0 ",
+            Action::Update(_) => "UPDATE ",
+            _ => "DELETE ",
         };
         if compiled.bound.columns.is_none() {
             portal.stage = Stage::Done;
-            return Ok(Some(Progress::Complete(tag)));
+            return Ok(Some(Progress::Complete(format!("{tag}{}", done.count))));
         }
-        portal.stage = Stage::Rows { rows: done.returned.into_iter(), types: compiled.types.clone(), tag };
+        portal.stage = Stage::Rows { rows: done.returned.into_iter(), types: compiled.types.clone(), tag, counted: true };
         Ok(None)
     }
 
@@ -287,12 +287,12 @@ impl Session {
         &mut self,
         portal: &mut Portal,
         rows: Vec<Row>,
-        tag: &str,
+        tag: &'static str,
         max_rows: usize,
         sink: &mut dyn RowSink,
     ) -> Result<Progress, SqlError> {
         let columns = portal.columns.as_ref().map_or(0, |columns| columns.len());
-        portal.stage = Stage::Rows { rows: rows.into_iter(), types: vec![SqlType::TEXT; columns], tag: tag.to_string() };
+        portal.stage = Stage::Rows { rows: rows.into_iter(), types: vec![SqlType::TEXT; columns], tag, counted: false };
         self.proceed(portal, max_rows, sink).await
     }
 
@@ -306,7 +306,7 @@ impl Session {
             // A query that has given all gives nothing more; other statements are done once.
             Stage::Done if portal.is_query => return Ok(Progress::Complete("SELECT 0".into())),
             Stage::Done => return Err(SqlError::new("55000", "portal cannot be run anymore")),
-            Stage::Rows { rows, types, tag } => {
+            Stage::Rows { rows, types, tag, counted } => {
                 for row in rows.by_ref() {
                     output::encode(&row, types, formats, &self.world.formats, &mut self.buffer)?;
                     sink.row(&self.buffer);
@@ -317,7 +317,7 @@ impl Session {
                         return Ok(Progress::Suspended);
                     }
                 }
-                std::mem::take(tag)
+                if *counted { format!("{tag}{}", portal.given) } else { (*tag).to_string() }
             }
             Stage::Query { compiled, state, run, waiting } => {
                 let program = &compiled.bound.program;

@@ -79,8 +79,11 @@ fn pg_class(world: &World) -> Vec<Row> {
     rows
 }
 
-/// The key and the indexes of a table: number, name, columns, unique, key, ready.
-fn indexes(table: &Table) -> Vec<(u32, &str, &[u16], bool, bool, bool)> {
+/// Number, name, columns, unique, key, ready.
+type Indexed<'t> = (u32, &'t str, &'t [u16], bool, bool, bool);
+
+/// The key and the indexes of a table.
+fn indexes(table: &Table) -> Vec<Indexed<'_>> {
     let key = table.key.iter().map(|key| (key.id, key.name.as_str(), key.columns.as_slice(), true, true, true));
     let others = table.indexes.iter().map(|index| {
         let ready = index.state == IndexState::Ready;
