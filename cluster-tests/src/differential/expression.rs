@@ -137,7 +137,8 @@ fn number(random: &mut Random, kind: Kind) -> String {
     }
 }
 
-/// A new value for a column, from its row: for UPDATE's SET. Equal values must keep equal texts, so numerics without scale only get literals.
+/// A new value for a column, from its row: for UPDATE's SET. Equal values must keep equal texts, so numerics without scale get
+/// literals only.
 pub fn assigned(sql: &mut Sql, random: &mut Random, name: &str, kind: Kind) {
     match kind {
         Kind::Int2 | Kind::Int4 | Kind::Int8 if random.chance(0.5) => {

@@ -232,7 +232,10 @@ impl Generator {
             }
             7 => Some(Draft::text(&format!("TRUNCATE {}{}", self.random.pick(&["", "TABLE "]), table.name), Access::Exclusive)),
             _ => {
-                let key = vec![self.random.index(table.columns.len())];
+                // Of a column with nulls and duplicates, which is told would depend on what is looked for first.
+                let whole = |column: &usize| table.columns[*column].not_null || !table.key.is_empty();
+                let columns: Vec<usize> = (0..table.columns.len()).filter(whole).collect();
+                let key = vec![*self.random.pick(columns.get(..).filter(|all| !all.is_empty())?)];
                 let text = format!("ALTER TABLE {} ADD PRIMARY KEY ({})", table.name, table.names(&key));
                 let mut draft = Draft::text(&text, Access::Exclusive);
                 draft.effect = Effect::Key(table.name, key);

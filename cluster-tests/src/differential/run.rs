@@ -1,4 +1,5 @@
-//! Performs scripts on the reference server and on the one under test, compares what they say, and shrinks a script that shows a difference.
+//! Performs scripts on the reference server and on the one under test, compares what they say, and shrinks a script that shows a
+//! difference.
 
 use std::io;
 use std::time::Duration;
@@ -48,8 +49,8 @@ impl Server {
 }
 
 /// An answer as it is compared: no notices, errors by SQLSTATE, rows that come in any order sorted. Of a statement that fails only how it
-/// fails: how many rows come before, and in the extended protocol which of the messages is refused (a constant that can't be reckoned may be
-/// found out by Parse, Bind or Execute), depends on plans.
+/// fails: how many rows come before, and in the extended protocol which of the messages is refused (a constant that can't be
+/// reckoned may be found out by Parse, Bind or Execute), depends on plans.
 fn comparable(events: io::Result<Vec<Event>>, step: &Step) -> Vec<String> {
     let events = match events {
         Ok(events) => events,

@@ -67,8 +67,8 @@ impl Arena {
         }
     }
 
-    /// Lets clients work: `work` for each number, on `runtime`, for `duration` after each of `crashes` crashes and before the first. Returns
-    /// when all have ended.
+    /// Lets clients work: `work` for each number, on `runtime`, for `duration` after each of `crashes` crashes and before the first.
+    /// Returns when all have ended.
     pub fn run<F>(&self, server: &mut dyn Crashable, runtime: &tokio::runtime::Runtime, duration: Duration, crashes: u32, work: Vec<F>)
     where
         F: Future<Output = ()> + Send + 'static,

@@ -1,7 +1,8 @@
 //! The bank workload: money moves between accounts, and the sum never changes in any snapshot.
 //!
 //! Repeatable read transfers write balances that they computed from what they read, so a lost update shows as money made or lost. Each
-//! transfer leaves a row, so that at the end balances can be reckoned from those, and each acknowledged transfer must be there exactly once.
+//! transfer leaves a row, so that at the end balances can be reckoned from those, and each acknowledged transfer must be there exactly
+//! once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
