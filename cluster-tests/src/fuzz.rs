@@ -64,7 +64,8 @@ pub fn corpus(name: &str) -> Vec<Vec<u8>> {
         "frontend" => conversation::corpus().into_iter().map(|bytes| [&[0, 40][..], &bytes].concat()).collect(),
         _ => vec![
             b"instance = 2\n[storage]\nredo = [\"/a\", \"b\"]\ndata = [\"/c\"]\n[options]\nlog_mode = \"none\"\n".to_vec(),
-            b"[storage]\nredo = [\"a\"]\ndata = [\"b\"]\n[postgres]\nlisten = \"[::1]:0\"\nmax_connections = 5\nsend_timeout_ms = 0\n".to_vec(),
+            b"[storage]\nredo = [\"a\"]\ndata = [\"b\"]\n[postgres]\nlisten = \"[::1]:0\"\nmax_connections = 5\nsend_timeout_ms = 0\n"
+                .to_vec(),
             b"redo = [\"/a\", \"/b\"]\ndata = [\"/c\"]\n".to_vec(),
             b"cache_bytes = 67108864\nlog_mode = \"batch\"\npage_io_depth = 64\ndouble_write = \"on\"\ndisk = \"threads\"\n".to_vec(),
         ],

@@ -20,7 +20,7 @@ pub mod sessions;
 pub mod stock;
 pub mod txn_load;
 pub mod txn_model;
-pub mod wire;
 pub mod txn_world;
+pub mod wire;
 pub mod workload;
 pub mod world;

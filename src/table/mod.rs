@@ -11,8 +11,8 @@
 //! change groups, so redo repeats them. What this layer doesn't do: transactions, durability (callers force the log), values
 //! over [`crate::base::limits::INLINE_MAX`]. Format: `docs/formats/tree.md`.
 
-pub mod catalog;
 mod append;
+pub mod catalog;
 mod change;
 pub mod check;
 pub mod datum;
