@@ -261,10 +261,8 @@ impl Subject {
             }
             RowError::Deadlock { circle } => {
                 history.count("40P01");
-                let ages: Vec<u64> = circle
-                    .split("; ")
-                    .filter_map(|edge| edge.strip_prefix("transaction ")?.split(' ').next()?.parse().ok())
-                    .collect();
+                let ages: Vec<u64> =
+                    circle.split("; ").filter_map(|edge| edge.strip_prefix("transaction ")?.split(' ').next()?.parse().ok()).collect();
                 assert!(ages.len() > 1 && ages.iter().max() == Some(&start), "{start} isn't the youngest of {circle}");
                 let mut newest = history.calls[&start].since;
                 for age in ages.iter().filter(|age| **age != start && !history.disturbed.contains(age)) {
@@ -288,7 +286,15 @@ impl Subject {
     }
 
     /// Reads a range and holds every row of it against the history.
-    async fn scan(&self, tx: &mut Tx, random: &mut Random, tree: u32, low: Vec<u8>, high: Vec<u8>, direction: Direction) -> Result<(), Stop> {
+    async fn scan(
+        &self,
+        tx: &mut Tx,
+        random: &mut Random,
+        tree: u32,
+        low: Vec<u8>,
+        high: Vec<u8>,
+        direction: Direction,
+    ) -> Result<(), Stop> {
         let mut cursor = tx.inner.cursor(TreeId(tree), Bound::Included(low.clone()), Bound::Included(high.clone()), direction);
         let mut found: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         let mut last: Option<Vec<u8>> = None;
@@ -426,8 +432,9 @@ impl Subject {
         assert!(tree.0 >= FIRST_MADE);
         tx.wrote = true;
         let name: Cell = (CATALOG, tree.0.to_be_bytes().to_vec());
-        let rows: Vec<(Vec<u8>, Vec<u8>)> =
-            (0..random.below(300)).map(|number: u64| (number.to_be_bytes().to_vec(), tx.new_value(random, self.load.value_bytes))).collect();
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = (0..random.below(300))
+            .map(|number: u64| (number.to_be_bytes().to_vec(), tx.new_value(random, self.load.value_bytes)))
+            .collect();
         // Frozen rows would be seen by snapshots that don't see the tree's name; nobody looks there.
         self.call((tx.start, tx.interrupt.clone()), random, tx.inner.load(tree, &rows, random.clone().chance(0.5))).await?;
         {
@@ -632,7 +639,11 @@ impl Subject {
         for client in 0..self.load.clients + u64::from(self.load.long > 0) {
             let (subject, seed, tell) = (self.clone(), random.bits(), tell.clone());
             let task = async move {
-                if client < subject.load.clients { subject.client(seed).await } else { subject.long_client(seed).await }
+                if client < subject.load.clients {
+                    subject.client(seed).await
+                } else {
+                    subject.long_client(seed).await
+                }
                 drop((subject, tell));
             };
             self.seams.spawn("client", Box::pin(task));

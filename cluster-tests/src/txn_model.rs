@@ -180,7 +180,9 @@ impl History {
     pub fn rolled_back_to(&mut self, txn: u64, moment: u64) {
         let now = self.tick();
         let entries = self.chains.values_mut().flatten();
-        entries.filter(|entry| entry.txn == txn && entry.made > moment && entry.undone.is_none()).for_each(|entry| entry.undone = Some(now));
+        entries
+            .filter(|entry| entry.txn == txn && entry.made > moment && entry.undone.is_none())
+            .for_each(|entry| entry.undone = Some(now));
     }
 
     /// What `txn` itself has made of a row; nothing if it hasn't touched it.
@@ -301,8 +303,7 @@ impl History {
     /// Says which must or must not have.
     pub fn survivors(&self, found: &Rows, must: &BTreeSet<u64>) -> Result<BTreeSet<u64>, String> {
         let is_new = |cell: &&Cell| cell.0 == MARKS && !self.base.contains_key(*cell);
-        let marks: BTreeSet<u64> =
-            found.keys().filter(is_new).map(|cell| cell.1[..].try_into().map_or(0, u64::from_be_bytes)).collect();
+        let marks: BTreeSet<u64> = found.keys().filter(is_new).map(|cell| cell.1[..].try_into().map_or(0, u64::from_be_bytes)).collect();
         for txn in &marks {
             match self.txns.get(txn) {
                 Some(Fate::Unknown | Fate::Committed(_)) => {}
@@ -407,7 +408,10 @@ impl History {
             if let (Some(snapshot), Some(other)) = (entry.snapshot, other) {
                 match class(other.txn) {
                     Class::Known(scn) if scn > snapshot => {
-                        return wrong(format!("transaction {} with snapshot {snapshot} changed what {} had changed since", entry.txn, other.txn));
+                        return wrong(format!(
+                            "transaction {} with snapshot {snapshot} changed what {} had changed since",
+                            entry.txn, other.txn
+                        ));
                     }
                     Class::Maybe if !waived => bounds.seen(other.txn, snapshot),
                     Class::Known(_) | Class::Maybe | Class::Never => {}

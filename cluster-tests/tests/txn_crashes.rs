@@ -141,7 +141,17 @@ fn run(start: &MemoryMedia, seed: u64, fault: Option<Fault>) -> (MemoryMedia, Hi
         media.inject(fault);
     }
     let history: Arc<Mutex<History>> = Arc::default();
-    let load = Load { clients: 4, transactions: 6, long: 300, trees: 0.1, pause_us: 4000, value_bytes: 1500, faults: true, too_old: true, ..Load::usual() };
+    let load = Load {
+        clients: 4,
+        transactions: 6,
+        long: 300,
+        trees: 0.1,
+        pause_us: 4000,
+        value_bytes: 1500,
+        faults: true,
+        too_old: true,
+        ..Load::usual()
+    };
     let sim = Sim::new(seed);
     sim.run(async {
         let Ok(store) = open(&sim.runtime(), &media, &options(LogMode::Commit)).await else { return };

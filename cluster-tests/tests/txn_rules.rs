@@ -270,7 +270,11 @@ fn rule_18_a_stale_undo_pointer_is_too_old_never_another_row() {
                 let mut value = vec![0; 100 + random.index(1700)];
                 random.bytes(&mut value);
                 put(&mut tx, TREE, &key, &value).await;
-                if random.chance(0.2) { tx.rollback().await.expect("possible") } else { let _ = tx.commit().await.expect("possible") }
+                if random.chance(0.2) {
+                    tx.rollback().await.expect("possible")
+                } else {
+                    let _ = tx.commit().await.expect("possible");
+                }
                 if round % 20 == 0 {
                     let key = random.below(50) as u8;
                     match old.get(TREE, &[key]).await {

@@ -343,7 +343,8 @@ impl Rows {
             let until = number.saturating_add(TREES_AT_ONCE);
             let note = |change: &mut Change<'_>| {
                 let leaf = change.leaf(UNDO, &TREES_KEY, None)?;
-                let noted = slotted::search(change.page(leaf), &TREES_KEY).map_or(Ok(0), |slot| number_of(slotted::value(change.page(leaf), slot)))?;
+                let noted = slotted::search(change.page(leaf), &TREES_KEY)
+                    .map_or(Ok(0), |slot| number_of(slotted::value(change.page(leaf), slot)))?;
                 if noted < until.into() { change.put(UNDO, leaf, &TREES_KEY, &u64::from(until).to_le_bytes()) } else { Ok(()) }
             };
             self.shared.trees.change(Footprint::Path, SPLIT_BYTES, note).await?;
