@@ -81,6 +81,14 @@ fn column_type(ty: &ast::DataType) -> Result<(Type, bool), SqlError> {
     }
 }
 
+/// A constraint that is checked at the end of the transaction is refused.
+fn not_deferred(characteristics: Option<&ast::ConstraintCharacteristics>) -> Result<(), SqlError> {
+    match characteristics {
+        Some(_) => Err(refused("a deferrable constraint", "All constraints are checked at once: leave DEFERRABLE and its like out.")),
+        None => Ok(()),
+    }
+}
+
 /// What CREATE TABLE says, taken apart.
 struct Draft {
     spec: TableSpec,
@@ -108,6 +116,12 @@ impl Draft {
                 ColumnOption::Null => {}
                 ColumnOption::NotNull => made.not_null = true,
                 ColumnOption::Default(expr) => made.default = Some(expr.to_string()),
+                ColumnOption::PrimaryKey(ast::PrimaryKeyConstraint { characteristics, .. })
+                | ColumnOption::Unique(ast::UniqueConstraint { characteristics, .. })
+                    if characteristics.is_some() =>
+                {
+                    not_deferred(characteristics.as_ref())?;
+                }
                 ColumnOption::PrimaryKey(_) => self.key(constraint, vec![name.clone()])?,
                 ColumnOption::Unique(_) => self.spec.unique.push(KeySpec { name: constraint, columns: vec![name.clone()] }),
                 ColumnOption::Collation(_) => return Err(refused("COLLATE of a column", "Text is ordered by its bytes: collation \"C\".")),
@@ -130,6 +144,12 @@ impl Draft {
     }
 
     fn constraint(&mut self, constraint: &TableConstraint) -> Result<(), SqlError> {
+        let characteristics = match constraint {
+            TableConstraint::PrimaryKey(key) => key.characteristics.as_ref(),
+            TableConstraint::Unique(unique) => unique.characteristics.as_ref(),
+            _ => None,
+        };
+        not_deferred(characteristics)?;
         match constraint {
             TableConstraint::PrimaryKey(key) if key.include.is_empty() => {
                 self.key(key.name.as_ref().map(ident), key_columns(&key.columns)?)
