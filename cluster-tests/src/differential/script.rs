@@ -81,6 +81,14 @@ pub struct Step {
     pub effect: Effect,
 }
 
+impl Step {
+    /// A statement on the first session, in the simple protocol, whose rows come in any order.
+    pub fn plain(sql: &str) -> Step {
+        let protocol = Protocol::Simple { copy: Vec::new() };
+        Step { session: 0, sql: sql.into(), protocol, ordered: false, access: Access::Exclusive, effect: Effect::Nothing }
+    }
+}
+
 /// What sessions' open transactions stand in the way of.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Interleaving {
