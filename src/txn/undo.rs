@@ -40,10 +40,10 @@ impl RowHeader {
     /// The row's bytes: header and value.
     pub fn row(&self, value: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(ROW_HEADER_MAX + value.len());
-        let flags = u8::from(self.deleted) * DELETED
-            | u8::from(self.locked) * LOCKED
-            | u8::from(self.txn != TxnId::FROZEN) * HAS_TXN
-            | u8::from(self.undo.is_some()) * HAS_UNDO;
+        let flags = (u8::from(self.deleted) * DELETED)
+            | (u8::from(self.locked) * LOCKED)
+            | (u8::from(self.txn != TxnId::FROZEN) * HAS_TXN)
+            | (u8::from(self.undo.is_some()) * HAS_UNDO);
         out.push(flags);
         if self.txn != TxnId::FROZEN {
             out.extend_from_slice(&self.txn.0.to_le_bytes());

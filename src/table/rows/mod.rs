@@ -120,6 +120,9 @@ pub struct RowsStatus {
     pub garbage: usize,
 }
 
+/// Rows that are to be taken out: tree and key.
+type Deleted = Vec<(TreeId, Vec<u8>)>;
+
 /// What a transaction holds until its end is published.
 #[derive(Debug)]
 struct Held {
@@ -127,7 +130,7 @@ struct Held {
     segment: Option<Segment>,
     /// Sequence of the first undo page that it wrote.
     from: u64,
-    garbage: Vec<(TreeId, Vec<u8>)>,
+    garbage: Deleted,
     drops: Vec<TreeId>,
     /// Dropped with it.
     _attachment: Option<transaction::Attachment>,
@@ -153,7 +156,7 @@ struct Shared {
     losers: Mutex<BTreeMap<TxnId, Loser>>,
     /// The next tree's number; kept in UNDO too, so that none is given twice.
     next_tree: tokio::sync::Mutex<u32>,
-    garbage: Mutex<VecDeque<(Scn, Vec<(TreeId, Vec<u8>)>)>>,
+    garbage: Mutex<VecDeque<(Scn, Deleted)>>,
     dropped: Mutex<Vec<TreeId>>,
     /// Background tasks under way, and the word to stop.
     background: Arc<Background>,

@@ -174,7 +174,7 @@ impl Tables {
         };
         match self.shared.cache.get() {
             Cached::Current(catalog) => Ok(Committed::All(catalog)),
-            Cached::Changing => Ok(Committed::Under(begin())),
+            Cached::Changing => Ok(Committed::Under(Box::new(begin()))),
             Cached::Absent(generation) => {
                 let mut txn = begin();
                 let catalog = catalog::read_all(&txn).await;
@@ -189,5 +189,5 @@ impl Tables {
 
 enum Committed {
     All(Arc<Catalog>),
-    Under(Transaction),
+    Under(Box<Transaction>),
 }

@@ -122,7 +122,7 @@ fn short(message: &PgWireBackendMessage) -> String {
             let part = |kind| field(&error.fields, kind).unwrap_or_default();
             format!("{} {}: {}", part(b'S'), part(b'C'), part(b'M'))
         }
-        M::NoticeResponse(notice) => format!("{}", field(&notice.fields, b'S').unwrap_or_default()),
+        M::NoticeResponse(notice) => field(&notice.fields, b'S').unwrap_or_default().to_string(),
         M::ParameterDescription(types) => format!("parameters {:?}", types.types),
         M::RowDescription(row) => {
             let columns: Vec<String> = row.fields.iter().map(|column| format!("{}:{}", column.name, column.format_code)).collect();

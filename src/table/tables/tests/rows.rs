@@ -17,7 +17,7 @@ fn definitions_are_committed_and_rolled_back() {
         assert_eq!(made.indexes[0].name, "t_name_age_key");
         // Its own transaction sees it, others don't.
         assert_eq!(tables.table(&txn, "t").await.unwrap(), Some(made.clone()));
-        assert_eq!(tables.tables(&txn).await.unwrap(), [made.clone()]);
+        assert_eq!(tables.tables(&txn).await.unwrap(), std::slice::from_ref(&made));
         let other = begin(&tables);
         assert_eq!(tables.table(&other, "t").await.unwrap(), None);
         assert!(tables.stamp(&other).is_none(), "definitions are being changed");
