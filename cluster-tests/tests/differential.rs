@@ -65,7 +65,6 @@ fn regroup_answers_as_postgres_does() {
             panic!("a script of {steps} steps ends in different answers; shrunk:\n{}", pair.shrunk(*difference, SCRIPT));
         }
     });
-    drop(pair);
     println!("{:?}", tally.borrow());
     regroup.stop();
     regroup.verify();

@@ -393,7 +393,8 @@ fn a_page_that_recovery_gave_up_ends_waiting_for_the_ring_with_an_error_that_nam
             assert!(subject.store.storage().log().appended().0 - from <= ring, "the ring was reused over what the page needs");
         }
         assert!(subject.store.storage().log().appended().0 - from > ring / 2, "the ring wasn't full");
-        assert!(never_wrong(&subject.store, &subject.model.lock().clone(), "with a full ring").await > 0);
+        let model = subject.model.lock().clone();
+        assert!(never_wrong(&subject.store, &model, "with a full ring").await > 0);
     });
     media.crash(10);
     sim.kill_all();

@@ -76,7 +76,7 @@ impl Generator {
     }
 
     /// The next step: one that can't come to wait for the other session.
-    pub fn next(&mut self) -> Step {
+    pub fn next_step(&mut self) -> Step {
         if self.planned.is_empty() && self.random.chance(0.02) {
             self.plan_conflict();
         }
@@ -335,7 +335,7 @@ impl Generator {
         sql.put("; ");
         statement::update(&mut sql, random, table);
         if random.chance(0.3) {
-            sql.put(*random.pick::<&str>(&["; SELECT 1 / 0", "; SELECT nonesuch", "; SELEC", "; ROLLBACK TO nonesuch"]));
+            sql.put(random.pick::<&str>(&["; SELECT 1 / 0", "; SELECT nonesuch", "; SELEC", "; ROLLBACK TO nonesuch"]));
         }
         sql.put(&format!("; SELECT count(*) FROM {};", table.name));
         let mut draft = Draft::new(sql, Access::Write);

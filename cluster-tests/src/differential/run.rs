@@ -185,7 +185,7 @@ impl Pair<'_> {
         let mut generator = Generator::new(seed);
         let mut steps = Vec::new();
         for _ in 0..count {
-            let step = generator.next();
+            let step = generator.next_step();
             let expected = reference.perform(&step).unwrap_or_else(|error| panic!("PostgreSQL fails at {step}: {error}"));
             generator.learn(&step, &expected);
             tally.take(&expected);

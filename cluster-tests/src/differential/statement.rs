@@ -289,8 +289,8 @@ fn order_by(sql: &mut Sql, random: &mut Random, table: &Table) -> bool {
     sql.put(" ORDER BY ");
     sql.list(", ", columns.iter().chain(&identity), |sql, &column| {
         sql.put(&table.columns[column].name);
-        sql.put(*random.pick(&["", "", " ASC", " DESC", " DESC"]));
-        sql.put(*random.pick(&["", "", "", " NULLS FIRST", " NULLS LAST"]));
+        sql.put(random.pick::<&str>(&["", "", " ASC", " DESC", " DESC"]));
+        sql.put(random.pick::<&str>(&["", "", "", " NULLS FIRST", " NULLS LAST"]));
     });
     true
 }

@@ -20,7 +20,7 @@
 //! | `char(n)` | `Text` without trailing blanks; padded on output |
 //! | `interval` | `Bytea` of 16 bytes: see [`interval::Interval`] |
 //! | `oid`, `regclass` and its like | `Int8` in 0..2^32 |
-//! | arrays, `int2vector`, `oidvector` | `Text` in PostgreSQL's array notation: see [`array`] |
+//! | arrays, `int2vector`, `oidvector` | `Text` in PostgreSQL's array notation: see [`mod@array`] |
 //!
 //! `Type::Char(0)` is `bpchar` without a length: an expression can have it, a column can't.
 //!
