@@ -244,10 +244,6 @@ impl Admin for NoAdmin {
     fn checkpoint(&self) -> BoxFuture<Result<(), String>> {
         Box::pin(async { Ok(()) })
     }
-
-    fn vacuum(&self) -> BoxFuture<Result<(), String>> {
-        Box::pin(async { Ok(()) })
-    }
 }
 
 impl Door {

@@ -18,10 +18,6 @@ impl Admin for NoAdmin {
     fn checkpoint(&self) -> BoxFuture<Result<(), String>> {
         Box::pin(async { Ok(()) })
     }
-
-    fn vacuum(&self) -> BoxFuture<Result<(), String>> {
-        Box::pin(async { Ok(()) })
-    }
 }
 
 /// Rows as text, nulls as `NULL`, columns with `|` between.

@@ -595,7 +595,7 @@ impl Subject {
             }
             if random.chance(0.05) {
                 let tree = *random.pick(&FIXED);
-                if let Err(error) = self.store.rows().vacuum(TreeId(tree)).await {
+                if let Err(error) = self.store.rows().vacuum(TreeId(tree), &Interrupt::default()).await {
                     assert!(self.load.faults, "a vacuum failed: {error}");
                 }
             }

@@ -74,7 +74,8 @@ pub async fn tidy(store: &Store, seams: &Seams, expected: &Rows, what: &str) {
     }
     let trees: Vec<u32> = FIXED.into_iter().chain(named).collect();
     for tree in &trees {
-        let (found, kept) = store.rows().vacuum(TreeId(*tree)).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let (found, kept) =
+            store.rows().vacuum(TreeId(*tree), &Interrupt::default()).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(kept, 0, "{what}: {found} deleted rows in tree {tree}, of which some can't go though nobody sees them");
     }
     let (rows, deleted) = raw(store, &trees).await.unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -469,14 +469,14 @@ fn rule_18_undo_is_kept_for_the_oldest_snapshot() {
             }
             tx.commit().await.expect("a commit is possible");
         }
-        assert_eq!(store.rows().vacuum(TREE).await, Ok((10, 10)), "deletions that a snapshot doesn't see stay");
+        assert_eq!(store.rows().vacuum(TREE, &Interrupt::default()).await, Ok((10, 10)), "deletions that a snapshot doesn't see stay");
         for key in 0..20u8 {
             let row = old.get(TREE, &[key]).await.unwrap_or_else(|error| panic!("key {key}: {error}"));
             assert_eq!(row.map(|row| row.value), Some(vec![key; 30]), "key {key}");
         }
         drop(old);
         quiet(&store, &seams, "after the old snapshot").await;
-        assert_eq!(store.rows().vacuum(TREE).await, Ok((0, 0)));
+        assert_eq!(store.rows().vacuum(TREE, &Interrupt::default()).await, Ok((0, 0)));
     });
 }
 

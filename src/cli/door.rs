@@ -28,11 +28,6 @@ impl Admin for Instance {
             store.storage().checkpoint().await.map(|_| ()).map_err(|error| error.to_string())
         })
     }
-
-    fn vacuum(&self) -> BoxFuture<Result<(), String>> {
-        // Nothing to do by hand: undo is freed as snapshots end.
-        Box::pin(async { Ok(()) })
-    }
 }
 
 /// The door, and where it is.

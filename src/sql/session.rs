@@ -42,8 +42,6 @@ pub use portal::Portal;
 pub trait Admin: Send + Sync + 'static {
     /// Writes all dirty pages and moves the checkpoint position (`CHECKPOINT`).
     fn checkpoint(&self) -> BoxFuture<Result<(), String>>;
-    /// Frees what no snapshot needs any more (`VACUUM`).
-    fn vacuum(&self) -> BoxFuture<Result<(), String>>;
 }
 
 /// What an engine is opened with.

@@ -11,7 +11,9 @@ use crate::sql::parse::{Parsed, SetTo, Utility};
 use crate::sql::plan::{Action, explain};
 use crate::sql::settings;
 use crate::sql::types::{Datum, SqlType};
-use crate::table::rows::OnConflict;
+use crate::table::TableError;
+use crate::table::catalog::Table;
+use crate::table::rows::{OnConflict, RowError};
 
 fn text(value: impl Into<String>) -> Datum {
     Datum::Text(value.into())
@@ -109,8 +111,7 @@ impl Session {
                     return Err(SqlError::new("25001", "VACUUM cannot run inside a transaction block"));
                 }
                 self.must_exist(tables).await?;
-                let admin = self.engine.shared.admin.clone();
-                admin.vacuum().await.map_err(|why| SqlError::new("58000", format!("vacuum failed: {why}")))?;
+                self.vacuum(tables).await?;
                 Ok("VACUUM")
             }
             Utility::Analyze { tables } => {
@@ -167,6 +168,22 @@ impl Session {
     }
 
     /// All of `tables` are there.
+    /// Takes deleted rows that no snapshot sees out of tables and their indexes; out of all tables when none is named.
+    async fn vacuum(&mut self, names: &[String]) -> Result<(), SqlError> {
+        let (catalog, interrupt) = (self.world.catalog.clone(), self.world.client.interrupt.clone());
+        let named = |table: &&Arc<Table>| names.is_empty() || names.contains(&table.name);
+        for table in catalog.tables.iter().filter(named) {
+            for tree in std::iter::once(table.tree).chain(table.indexes.iter().map(|index| index.tree)) {
+                match self.engine.shared.tables.rows().vacuum(tree, &interrupt).await {
+                    // Dropped, emptied or rebuilt meanwhile.
+                    Ok(_) | Err(RowError::Table(TableError::UnknownTree { .. })) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn must_exist(&mut self, tables: &[String]) -> Result<(), SqlError> {
         self.refresh_catalog().await?;
         match tables.iter().find(|name| self.world.catalog.table(name).is_none()) {

@@ -14,6 +14,7 @@ use crate::table::Direction;
 use crate::table::change::Change;
 use crate::table::error::TableError;
 use crate::table::scan::Walk;
+use crate::txn::Interrupt;
 use crate::txn::book::Outcome;
 use crate::txn::undo::RowHeader;
 
@@ -86,15 +87,18 @@ impl Rows {
     }
 
     /// Takes out every deleted row of `tree` that no snapshot sees, also those that a crash made forgotten. Returns how many were found, and how
-    /// many must stay.
+    /// many must stay. `interrupt` stops it.
     ///
     /// # Errors
     /// [`RowError`].
-    pub async fn vacuum(&self, tree: TreeId) -> Result<(u64, u64), RowError> {
+    pub async fn vacuum(&self, tree: TreeId, interrupt: &Interrupt) -> Result<(u64, u64), RowError> {
         let mut walk = Walk::new(tree, Bound::Unbounded, Bound::Unbounded, Direction::Up);
         let mut leaf = vec![0; PAGE_SIZE];
         let (mut found, mut kept) = (0, 0);
         while let Some(slots) = walk.next(&self.shared.trees, &mut leaf).await? {
+            if interrupt.is_set() {
+                return Err(RowError::Cancelled);
+            }
             for slot in slots {
                 let (header, _) = RowHeader::of(slotted::value(&leaf, slot)).map_err(|fault| RowError::Damaged { tree, fault })?;
                 if header.deleted {
