@@ -9,7 +9,7 @@ use crate::sql::exec::{self, Cx, Run, State, change, output, point};
 use crate::sql::parse::Parsed;
 use crate::sql::plan::builtins::regclass;
 use crate::sql::plan::{Action, Row};
-use crate::sql::types::{Datum, SqlType, input, input_binary};
+use crate::sql::types::{Datum, SqlType, input, input_binary, utf8};
 use crate::sql::world::{Stop, clock};
 
 /// A statement with its parameters, under way or not yet begun.
@@ -148,10 +148,9 @@ impl Session {
                 None => Datum::Null,
                 Some(bytes) => match format {
                     Format::Binary => input_binary(*ty, &bytes, &self.world.context())?,
-                    Format::Text => match std::str::from_utf8(&bytes) {
-                        Ok(text) if *ty == SqlType::Regclass => regclass(text, &self.world)?,
-                        Ok(text) => input(*ty, text, &self.world.context())?,
-                        Err(_) => return Err(SqlError::new("22021", "invalid byte sequence for encoding \"UTF8\"")),
+                    Format::Text => match utf8(&bytes)? {
+                        text if *ty == SqlType::Regclass => regclass(text, &self.world)?,
+                        text => input(*ty, text, &self.world.context())?,
                     },
                 },
             });

@@ -165,10 +165,14 @@ impl Session {
     pub(super) fn set_modes(&mut self, modes: Modes) -> Result<(), SqlError> {
         if let Some(isolation) = modes.isolation {
             match &self.txn {
-                Some(txn) if txn.isolation() != isolation => {
+                Some(txn) if txn.isolation() != isolation && !txn.is_fresh() => {
                     return Err(SqlError::new("25001", "SET TRANSACTION ISOLATION LEVEL must be called before any query"));
                 }
-                _ => self.isolation = isolation,
+                _ => {
+                    // One that has done nothing yet is begun anew, when the first statement comes.
+                    self.txn = self.txn.take().filter(|txn| txn.isolation() == isolation);
+                    self.isolation = isolation;
+                }
             }
         }
         if let Some(read_only) = modes.read_only {

@@ -51,7 +51,7 @@ mod zone;
 
 pub use crate::table::datum::{Datum, Type};
 pub use aggregate::{AggregateRef, resolve_aggregate};
-pub use binary::{input_binary, output_binary};
+pub use binary::{input_binary, output_binary, utf8};
 pub use cast::{CastContext, CastRef, find_cast, resolve_cast};
 pub use compare::compare;
 pub use names::parse_type;

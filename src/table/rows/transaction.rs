@@ -32,6 +32,8 @@ pub struct Transaction {
     live: Arc<Live>,
     isolation: Isolation,
     interrupt: Interrupt,
+    /// A statement has begun.
+    begun: bool,
     snapshot: Option<Snapshot<Held>>,
     pub(super) writes: Option<Writes>,
     tables: Vec<(u32, TableLock)>,
@@ -54,6 +56,7 @@ impl Transaction {
             live,
             isolation,
             interrupt,
+            begun: false,
             snapshot: None,
             writes: None,
             tables: Vec::new(),
@@ -88,6 +91,11 @@ impl Transaction {
         self.isolation
     }
 
+    /// Whether no statement of it has begun, and it holds nothing: it may as well be begun anew.
+    pub fn is_fresh(&self) -> bool {
+        !self.begun && self.writes.is_none() && !self.asked_for_tables
+    }
+
     /// Whether it has changed anything.
     pub fn has_written(&self) -> bool {
         self.writes.as_ref().is_some_and(|writes| writes.first.is_some())
@@ -95,6 +103,7 @@ impl Transaction {
 
     /// A statement begins: read committed takes a new snapshot, repeatable read its only one at the first statement.
     pub fn begin_statement(&mut self) {
+        self.begun = true;
         if self.isolation == Isolation::ReadCommitted {
             // Let go of the old one first: it might be the oldest.
             self.snapshot = None;

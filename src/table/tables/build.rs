@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::attachment::own;
+use super::attachment::{own, own_mut};
 use super::define::{IndexSpec, KeySpec, positions, primary_key_id, relation_id};
 use super::sort::{SortError, Sorter};
 use super::{Duplicate, Tables, TablesError, entry};
@@ -53,7 +53,8 @@ impl Tables {
     /// A new tree with the entries of `index`.
     async fn entries(&self, txn: &mut Transaction, table: &Table, index: &Index) -> Result<TreeId, TablesError> {
         let mut sorter = Sorter::new(self);
-        let mut cursor = txn.cursor(table.tree, Bound::Unbounded, Bound::Unbounded, Direction::Up);
+        // Nobody else writes the table: the index is of what is there now, whatever this transaction's snapshot sees.
+        let mut cursor = txn.cursor_latest(table.tree, Bound::Unbounded, Bound::Unbounded, Direction::Up);
         loop {
             let rows = cursor.next(txn).await?;
             if rows.is_empty() {
@@ -65,7 +66,11 @@ impl Tables {
                 pushed.map_err(|error| twice(table, &index.name, &index.columns, error))?;
             }
         }
-        sorter.finish(txn).await.map_err(|error| twice(table, &index.name, &index.columns, error))
+        let tree = sorter.finish(txn).await.map_err(|error| twice(table, &index.name, &index.columns, error))?;
+        if txn.isolation() == Isolation::RepeatableRead && !own(txn).is_some_and(|own| own.trees.contains(&table.tree)) {
+            own_mut(txn).readable.insert(tree, false);
+        }
+        Ok(tree)
     }
 
     /// An index as `spec` says, without its tree and number.
@@ -85,7 +90,6 @@ impl Tables {
     /// [`TablesError::Duplicate`], [`TablesError::EntryTooLarge`], [`TablesError::NeedsReadCommitted`], [`TablesError::Row`].
     pub async fn create_index(&self, txn: &mut Transaction, spec: &IndexSpec) -> Result<Index, TablesError> {
         let table = self.open(txn, &spec.table, TableLock::Share, OnConflict::Wait).await?;
-        Self::see_all(txn, &table, "CREATE INDEX")?;
         let mut index = self.draft_index(txn, &table, spec).await?;
         if self.relation(txn, &index.name).await?.is_some() {
             return Err(TablesError::DuplicateRelation { name: index.name });
@@ -105,7 +109,6 @@ impl Tables {
     /// [`TablesError::UndefinedIndex`], [`TablesError::IsPrimaryKey`]; as [`Tables::create_index`].
     pub async fn reindex(&self, txn: &mut Transaction, name: &str) -> Result<(), TablesError> {
         let (table, place) = self.open_index(txn, name, TableLock::AccessExclusive).await?;
-        Self::see_all(txn, &table, "REINDEX")?;
         self.rebuild(txn, &table, &table.indexes[place]).await.map(drop)
     }
 
@@ -115,7 +118,6 @@ impl Tables {
     /// As [`Tables::reindex`].
     pub async fn reindex_table(&self, txn: &mut Transaction, name: &str) -> Result<(), TablesError> {
         let table = self.open(txn, name, TableLock::AccessExclusive, OnConflict::Wait).await?;
-        Self::see_all(txn, &table, "REINDEX")?;
         for index in &table.indexes {
             self.rebuild(txn, &table, index).await?;
         }

@@ -78,7 +78,6 @@ fn an_index_over_rows_that_are_there() {
         let mut txn = begin(&tables);
         let made = tables.create_index(&mut txn, &index("t", &["age"], true)).await.unwrap();
         assert_eq!(made.name, "t_age_idx");
-        assert_eq!(state(&tables.create_index(&mut old, &index("t", &["name"], false)).await.unwrap_err()), "25001");
         txn.commit().await.unwrap();
         let table = look_up(&tables, "t").await;
         // The snapshot from before can't use it, a new one can.
@@ -289,5 +288,24 @@ fn row_numbers_of_others_are_refused_where_they_are_taken() {
         let next = (1u64 << 48 | 2).to_be_bytes();
         assert_eq!(txn.insert(table.tree, &next, b"").await.unwrap(), Inserted::Done);
         assert_eq!(state(&tables.insert(&mut txn, &table, &person(2, "b", None)).await.unwrap_err()), "XX002");
+    });
+}
+
+#[test]
+fn an_index_made_under_an_old_snapshot_is_for_those_that_come_after() {
+    with_tables(29, async |_, tables| {
+        let table = make(&tables, people("t", true)).await;
+        fill(&tables, &table, &crowd(50)).await;
+        let mut txn = begin_as(&tables, Isolation::RepeatableRead);
+        let made = tables.create_index(&mut txn, &index("t", &["age"], false)).await.unwrap();
+        let own = tables.table(&txn, "t").await.unwrap().unwrap();
+        // It holds what is there now, not what the snapshot sees.
+        assert!(!tables.readable(&mut txn, &own, &own.indexes[0]).await.unwrap());
+        txn.commit().await.unwrap();
+        let table = look_up(&tables, "t").await;
+        let mut txn = begin_as(&tables, Isolation::RepeatableRead);
+        assert_eq!(table.indexes[0].id, made.id);
+        assert!(tables.readable(&mut txn, &table, &table.indexes[0]).await.unwrap());
+        assert_eq!(by_index(&tables, &txn, &table, KeyRange::ALL).await.len(), 50);
     });
 }
