@@ -28,7 +28,7 @@ impl Cache {
         if changed {
             body.fresh = false;
             let page = body.id;
-            self.shared.mark_dirty(pin.frame, page, position, false);
+            self.shared.mark_dirty(pin.frame, page, position);
         }
         Ok(changed)
     }
