@@ -26,7 +26,7 @@ use regroup::table::tables::{KeySpec, TableSpec, Tables};
 use regroup::table::{Direction, Write};
 use regroup::txn::Isolation;
 
-const TREE: TreeId = TreeId(16);
+const TREE: TreeId = TreeId(100);
 
 #[derive(Default)]
 struct Heard {

@@ -112,7 +112,7 @@ fn inspect(arguments: &[&str]) -> Output {
 fn a_closed_store_is_clean() {
     let store = Fixture::new(true);
     let (code, text) = store.inspect(&["check"]);
-    assert!(code == 0 && text.contains("0 findings") && text.contains("2 tree, 1 space maps, 0 free, 125 never written"), "{text}");
+    assert!(code == 0 && text.contains("0 findings") && text.contains("2 tree, 0 undo, 1 space maps, 0 free, 125 never written"), "{text}");
     let (code, text) = store.inspect(&["superblock"]);
     assert!(code == 0 && text.matches("of cluster").count() == 4, "{text}");
     let (code, text) = store.inspect(&["control"]);
