@@ -145,9 +145,9 @@ mod tests {
         let other = Superblock { number: 1, ..superblock };
         assert_eq!(refusal(&media, &first, &other.encode(COPIES[1])), StorageFault::CopiesDiffer);
         let mut newer = second;
-        newer[4] = 2;
+        newer[4] = 3;
         checksum::seal(&mut newer);
-        assert_eq!(refusal(&media, &first, &newer), StorageFault::Format { found: 2 });
+        assert_eq!(refusal(&media, &first, &newer), StorageFault::Format { found: 3 });
         assert!(matches!(refusal(&media, &first, &first), StorageFault::Field { field: "own offset", .. }));
         // The whole copy describes a file of another length.
         let long = Superblock { shape: Shape { data_bytes: 2 << 20, ..shape() }, ..superblock };

@@ -260,8 +260,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         .await
     }
 
-    /// The next frame, once it is all there; it stays at the front of the input.
+    /// The next frame, once it is all there; it stays at the front of the input. `patience` is for its first byte: what follows is owed.
     pub(super) async fn frame(&mut self, guard: &mut Guard, patience: Patience) -> Result<Frame, End> {
+        self.fill(1, guard, patience).await?;
+        let patience = guard.stall();
         loop {
             match cut(self.line.input.unread(), self.most)? {
                 Cut::Whole(frame) => return Ok(frame),
