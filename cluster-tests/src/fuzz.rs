@@ -13,7 +13,7 @@ use regroup::base::checksum;
 use regroup::base::limits::{LOG_BLOCK, PAGE_SIZE};
 use regroup::base::options::Options;
 use regroup::base::sim::Sim;
-use regroup::base::{BoxFuture, Lsn, PageId, Scn, TreeId};
+use regroup::base::{BoxFuture, Gate, Lsn, PageId, Scn, TreeId};
 use regroup::cache::double_write;
 use regroup::cli::config::Config;
 use regroup::node::store::Store;
@@ -251,7 +251,7 @@ impl Door {
         let media = world::create(1, world::shape(2048, false));
         let sim = Sim::new(1).step_limit(u64::MAX).time_limit(Duration::MAX);
         let seams = sim.runtime();
-        let server = Server::new(seams.clone(), PostgresOptions { message_bytes_max: 1 << 16, ..PostgresOptions::default() });
+        let server = Server::new(seams.clone(), PostgresOptions { message_bytes_max: 1 << 16, ..PostgresOptions::default() }, Gate::always_open(seams.clone()));
         let store = sim.run(async {
             let store = world::open(&seams, &media, &world::small()).await.expect("the store can be opened");
             let rows = store.rows().clone();

@@ -1,6 +1,7 @@
 //! L0: names, numbers, checksums, limits, options and the seams to clock, tasks and randomness. Imports nothing of ours.
 
 pub mod checksum;
+pub mod gate;
 pub mod ids;
 pub mod limits;
 pub mod options;
@@ -9,6 +10,7 @@ pub mod runtime;
 pub mod sim;
 pub mod threads;
 
+pub use gate::Gate;
 pub use ids::{ClusterId, Epoch, Incarnation, Lsn, PageId, Scn, ThreadId, TreeId, Writer};
 pub use random::Random;
 pub use runtime::{BoxFuture, Instant, Runtime, Seams};

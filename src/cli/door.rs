@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use super::CommandError;
 use super::config::Config;
-use crate::base::{BoxFuture, Seams};
+use crate::base::{BoxFuture, Gate, Seams};
 use crate::node::store::Store;
 use crate::recovery::Progress;
 use crate::sql::session::{Admin, Engine, EngineOptions};
@@ -38,9 +38,9 @@ pub(super) struct Door {
 
 impl Door {
     /// Listens as `config` says.
-    pub(super) async fn listen(config: &Config, seams: &Seams) -> Result<Door, CommandError> {
+    pub(super) async fn listen(config: &Config, seams: &Seams, gate: Gate) -> Result<Door, CommandError> {
         let (Some(options), Some(listen)) = (&config.postgres, config.listen()) else { return Ok(Door { way: None }) };
-        let server = Server::new(seams.clone(), options.clone());
+        let server = Server::new(seams.clone(), options.clone(), gate);
         let address = server.listen(listen).await;
         let address = address.map_err(|error| format!("can't listen for clients at {listen} (postgres.listen): {error}"))?;
         Ok(Door { way: Some((server, address, options.clone())) })

@@ -21,7 +21,7 @@ use super::door::Door;
 use super::layout::{ClusterDir, InstanceDir};
 use super::process::Presence;
 use super::{CommandError, on_runtime};
-use crate::base::Seams;
+use crate::base::{Gate, Seams};
 use crate::disk::lock;
 use crate::node::storage::Opening;
 use crate::node::store::Store;
@@ -110,7 +110,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
             None => None,
         };
         let _socket = home.as_ref().map(|home| board.listen(home, &seams)).transpose()?;
-        let door = Door::listen(&config, &seams).await?;
+        let door = Door::listen(&config, &seams, Gate::always_open(seams.clone())).await?;
         say(&json!({
             "event": "starting", "instance": instance, "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION"),
             "postgres": door.address(),

@@ -101,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         // First the locks fall, then the client is told: who hears that the session is over may count on it.
         self.portals.clear();
         self.statements.clear();
-        let Conversation { seams, mut stream, session, .. } = self;
+        let Conversation { seams, mut stream, guard, session, .. } = self;
         session.close().await;
         match &end {
             End::Quit => tracing::debug!(pid, %peer, "the client has closed its session"),
@@ -111,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
                 let why = last_words(other);
                 tracing::info!(pid, %peer, code = why.code, why = why.message, "session ended");
                 stream.out.error(Gravity::Fatal, &why);
-                stream.flush_last(&seams, LAST_WORDS).await;
+                stream.flush_last(&seams, LAST_WORDS, &guard.gate).await;
             }
         }
     }
@@ -167,6 +167,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
                 | extendedquery::MESSAGE_TYPE_BYTE_EXECUTE
                 | extendedquery::MESSAGE_TYPE_BYTE_CLOSE
         );
+        if kind != terminate::MESSAGE_TYPE_BYTE_TERMINATE {
+            self.guard.parked().await?;
+        }
         let outcome = match decode(kind, body) {
             Ok(message) => self.act(message).await,
             Err(malformed) => Err(malformed.into()),

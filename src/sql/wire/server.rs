@@ -21,7 +21,7 @@ use super::options::PostgresOptions;
 use super::port::{Port, Stopper};
 use super::startup::{Identity, Wish, listen};
 use super::stream::{End, Guard, Patience, Stream, Timeout};
-use crate::base::{BoxFuture, Seams};
+use crate::base::{BoxFuture, Gate, Seams};
 use crate::sql::error::SqlError;
 use crate::sql::session::{Engine, Session};
 
@@ -51,6 +51,7 @@ struct State {
 struct Shared {
     seams: Seams,
     options: PostgresOptions,
+    gate: Gate,
     state: Mutex<State>,
     /// True once the server is stopping.
     stopping: watch::Sender<bool>,
@@ -90,12 +91,13 @@ impl Drop for Seat {
 }
 
 impl Server {
-    /// A server that nobody can reach yet but by [`Server::serve`]; the instance is starting.
-    pub fn new(seams: Seams, options: PostgresOptions) -> Server {
+    /// A server that nobody can reach yet but by [`Server::serve`]; the instance is starting. While `gate` is closed, sessions neither begin
+    /// statements nor answer.
+    pub fn new(seams: Seams, options: PostgresOptions, gate: Gate) -> Server {
         let phase = Phase::Starting("the instance is opening its storage".into());
         let state = Mutex::new(State { phase, sessions: BTreeMap::new(), next: 0, opening: 0 });
         let (stopping, _) = watch::channel(false);
-        Server { shared: Arc::new(Shared { seams, options, state, stopping, ended: Notify::new() }) }
+        Server { shared: Arc::new(Shared { seams, options, gate, state, stopping, ended: Notify::new() }) }
     }
 
     /// Listens there and serves whoever comes; gives the address.
@@ -213,7 +215,7 @@ impl Server {
             Beginning { shared: shared.clone() }
         };
         let mut stream = Stream::new(io, shared.options.message_bytes_max as usize);
-        let mut guard = Guard::new(shared.seams.clone(), self.stopped(), shared.options.send_timeout());
+        let mut guard = Guard::new(shared.seams.clone(), self.stopped(), shared.options.send_timeout(), shared.gate.clone());
         let deadline = shared.seams.now() + shared.options.authentication_timeout();
         let wish = listen(&mut stream, &mut guard, Patience::Until(deadline, Timeout::Authentication)).await;
         let refusal = match wish {
@@ -235,7 +237,9 @@ impl Server {
         };
         tracing::info!(%peer, code = refusal.code, why = refusal.message, "connection refused");
         stream.out.error(Gravity::Fatal, &refusal);
-        stream.flush_last(&shared.seams, LAST_WORDS).await;
+        // A refusal says nothing of data: it may also leave a parked instance.
+        let open = Gate::always_open(shared.seams.clone());
+        stream.flush_last(&shared.seams, LAST_WORDS, &open).await;
     }
 
     /// Completes when the server is stopping.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use super::backend::Out;
 use super::frontend::{Cut, FRAME_HEADER, Frame, Malformed, cut};
 use super::port::Stopper;
-use crate::base::{BoxFuture, Instant, Seams};
+use crate::base::{BoxFuture, Gate, Instant, Seams};
 
 /// Room made for one read; after a read that filled it, [`BUSY_READ`].
 const READ: usize = 8 << 10;
@@ -86,12 +86,32 @@ pub(super) struct Guard {
     /// when it goes off.
     timer: Option<(Instant, BoxFuture<()>)>,
     stall: Option<Duration>,
+    pub(super) gate: Gate,
 }
 
 impl Guard {
-    /// `stopped` completes when the connection is to be ended; `stall` is how long a client may be [`Timeout::Stalled`].
-    pub(super) fn new(seams: Seams, stopped: BoxFuture<()>, stall: Option<Duration>) -> Guard {
-        Guard { seams, stopped: Some(stopped), timer: None, stall }
+    /// `stopped` completes when the connection is to be ended; `stall` is how long a client may be [`Timeout::Stalled`]; while `gate` is
+    /// closed, nothing is begun and nothing leaves.
+    pub(super) fn new(seams: Seams, stopped: BoxFuture<()>, stall: Option<Duration>, gate: Gate) -> Guard {
+        Guard { seams, stopped: Some(stopped), timer: None, stall, gate }
+    }
+
+    /// Waits while the instance is parked.
+    ///
+    /// # Errors
+    /// [`End::Stopped`] when the connection is to be ended meanwhile.
+    pub(super) async fn parked(&mut self) -> Result<(), End> {
+        if self.gate.is_open() {
+            return Ok(());
+        }
+        let gate = self.gate.clone();
+        let mut opened = pin!(gate.pass());
+        let mut due = None;
+        poll_fn(|context| match opened.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => self.poll(context, Patience::Endless, &mut due).map_or(Poll::Pending, |end| Poll::Ready(Err(end))),
+        })
+        .await
     }
 
     /// From now on something else says when to end.
@@ -280,8 +300,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
     }
 
-    /// Sends all that waits.
+    /// Sends all that waits, once the instance may answer.
     pub(super) async fn flush(&mut self, guard: &mut Guard) -> Result<(), End> {
+        guard.parked().await?;
         let (patience, mut due) = (guard.stall(), None);
         poll_fn(|context| {
             while !self.out.waiting().is_empty() {
@@ -306,8 +327,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     }
 
     /// Sends what waits if the client takes it within `patience`: the last words of a connection that ends anyhow.
-    pub(super) async fn flush_last(&mut self, seams: &Seams, patience: Duration) {
-        let mut guard = Guard::new(seams.clone(), Box::pin(std::future::pending()), Some(patience));
+    pub(super) async fn flush_last(&mut self, seams: &Seams, patience: Duration, gate: &Gate) {
+        // What waits may include rows: none leaves a parked instance.
+        if !gate.is_open() {
+            return;
+        }
+        let gate = Gate::always_open(seams.clone());
+        let mut guard = Guard::new(seams.clone(), Box::pin(std::future::pending()), Some(patience), gate);
         // Whether they arrive is the client's affair: the connection is closed either way.
         let _ = self.flush(&mut guard).await;
     }

@@ -11,7 +11,7 @@ use pgwire::messages::{DecodeContext, PgWireBackendMessage, PgWireFrontendMessag
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::fake::{Fake, Witness};
-use crate::base::Seams;
+use crate::base::{Gate, Seams};
 use crate::sql::wire::conversation::Conversation;
 use crate::sql::wire::stream::{Guard, Stream};
 
@@ -30,13 +30,15 @@ pub(super) struct Client {
 pub(super) struct Setting {
     pub(super) idle: Option<Duration>,
     pub(super) stall: Option<Duration>,
+    /// Nothing: always open.
+    pub(super) gate: Option<Gate>,
     /// What the pipe holds in each direction.
     pub(super) pipe: usize,
 }
 
 impl Default for Setting {
     fn default() -> Setting {
-        Setting { idle: None, stall: None, pipe: 1 << 16 }
+        Setting { idle: None, stall: None, gate: None, pipe: 1 << 16 }
     }
 }
 
@@ -44,7 +46,8 @@ impl Default for Setting {
 pub(super) async fn connect(seams: &Seams, setting: Setting) -> (Client, Arc<Witness>) {
     let (near, far) = tokio::io::duplex(setting.pipe);
     let witness = Arc::new(Witness::default());
-    let guard = Guard::new(seams.clone(), Box::pin(std::future::pending()), setting.stall);
+    let gate = setting.gate.unwrap_or_else(|| Gate::always_open(seams.clone()));
+    let guard = Guard::new(seams.clone(), Box::pin(std::future::pending()), setting.stall, gate);
     let session = Fake::new(&witness, setting.idle);
     let conversation = Conversation::new(seams.clone(), Stream::new(far, MESSAGE_MAX), guard, session);
     seams.spawn("conversation", Box::pin(conversation.run(LOOPBACK)));

@@ -6,7 +6,7 @@ use tokio::io::AsyncReadExt;
 
 use super::client::{Client, LOOPBACK, Setting, bind, connect, execute, parse, query, sync};
 use super::fake::Witness;
-use crate::base::Seams;
+use crate::base::{Gate, Seams};
 use crate::base::sim::Sim;
 use crate::sql::wire::options::PostgresOptions;
 use crate::sql::wire::port::Stopper;
@@ -166,7 +166,7 @@ fn connections_begin_as_the_protocol_says() {
     let sim = Sim::new(7);
     let seams = sim.runtime();
     sim.run(async {
-        let server = Server::new(seams.clone(), PostgresOptions::default());
+        let server = Server::new(seams.clone(), PostgresOptions::default(), Gate::always_open(seams.clone()));
         let early = "FATAL 57P03: the database system is starting up";
         let person = b"user\0regroup\0";
         let cases: [(Vec<u8>, &[&str]); 6] = [
@@ -203,5 +203,40 @@ fn connections_begin_as_the_protocol_says() {
         server.close().await;
         assert_eq!(client.round().await, ["FATAL 57P03: the database system is shutting down", "end"]);
         assert_eq!(server.connections(), (0, 0));
+    });
+}
+
+/// Whether the server sends nothing for a minute.
+async fn silent(seams: &Seams, client: &mut Client) -> bool {
+    let mut minute = seams.sleep(60 * SECOND);
+    tokio::select! {
+        biased;
+        _ = client.next() => false,
+        () = &mut minute => true,
+    }
+}
+
+#[test]
+fn a_parked_instance_begins_nothing_and_answers_nobody() {
+    let sim = Sim::new(9);
+    let seams = sim.runtime();
+    sim.run(async {
+        let gate = Gate::closed(seams.clone());
+        gate.open_until(seams.now() + SECOND);
+        let (mut client, witness) = connect(&seams, Setting { gate: Some(gate.clone()), pipe: 4096, ..Setting::default() }).await;
+        // Its answer is longer than the pipe: the rest is still here when the lease runs out.
+        client.send(vec![query("rows 1000 1000")]).await;
+        seams.sleep(2 * SECOND).await;
+        let mut arrived = 0;
+        while !silent(&seams, &mut client).await {
+            arrived += 1;
+        }
+        assert!((1..80).contains(&arrived), "{arrived} messages were on their way when the lease ran out");
+        client.send(vec![query("note")]).await;
+        assert!(silent(&seams, &mut client).await);
+        assert!(!witness.log.lock().contains(&"note".to_string()), "nothing is begun");
+        gate.open_until(seams.now() + 5 * SECOND);
+        assert_eq!(client.round().await.len() + arrived, 1003);
+        assert!(client.round().await.last().is_some_and(|last| last == "ready I"));
     });
 }
