@@ -1,4 +1,4 @@
-//! The real runtime: the machine's monotonic clock, tokio's timers and tasks, a rayon pool of its own for jobs.
+//! The real runtime: the machine's boot-time clock (monotonic, and it goes on while the machine is suspended, so that leases run out then), tokio's timers and tasks, a rayon pool of its own for jobs.
 //!
 //! Made once by each `main` (and by tests of real drivers). Invariant: a task or job that panics ends the process at once, by abort: a
 //! panicking instance dies and is recovered; it never limps on with a lock poisoned or a loop gone. Nothing here stops tasks; whoever
@@ -21,7 +21,8 @@ use super::runtime::{BoxFuture, Instant, Job, Runtime, Seams};
 /// [`Runtime`] over a tokio runtime (which must have its time driver enabled) and a rayon pool.
 pub struct ThreadsRuntime {
     handle: tokio::runtime::Handle,
-    start: std::time::Instant,
+    /// Boot time when this was made.
+    start: Duration,
     pool: rayon::ThreadPool,
     entropy: RandomState,
 }
@@ -48,8 +49,14 @@ impl ThreadsRuntime {
             .panic_handler(|payload| die("worker job", &*payload))
             .build()
             .map_err(|error| PoolError { workers, reason: error.to_string() })?;
-        Ok(Arc::new(ThreadsRuntime { handle, start: std::time::Instant::now(), pool, entropy: RandomState::new() }))
+        Ok(Arc::new(ThreadsRuntime { handle, start: boot_time(), pool, entropy: RandomState::new() }))
     }
+}
+
+/// Time since the machine booted, suspension included.
+fn boot_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Says who panicked and ends the process.
@@ -69,7 +76,7 @@ pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
 
 impl Runtime for ThreadsRuntime {
     fn now(&self) -> Instant {
-        Instant(self.start.elapsed().as_nanos() as u64)
+        Instant((boot_time() - self.start).as_nanos() as u64)
     }
 
     fn wall_ms(&self) -> u64 {
