@@ -43,7 +43,7 @@ impl Listener for Heard {
 
 fn config(paths: &StoragePaths) -> Config {
     let options = Options { cache_bytes: 2 << 20, checkpoint_interval_ms: 50, ..Options::default() };
-    Config { instance: 1, storage: paths.clone(), options, postgres: None }
+    Config::alone(paths.clone(), options)
 }
 
 /// A store on real files whose cache is far smaller than what is written, so that pages go home and come back all the time.

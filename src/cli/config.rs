@@ -3,23 +3,39 @@
 //! ```toml
 //! instance = 1                       # which redo thread is ours, from 1, unless the command line says
 //! [storage]
-//! redo = ["redo.1"]                  # redo file of instance 1, 2, ...; relative to this file
+//! redo = ["redo.1", "redo.2"]        # redo file of instance 1, 2, ...; relative to this file
 //! data = ["data.0"]                  # data file 0, 1, ...
+//! voting = ["voting.1"]              # 1, 3 or 5; none: one instance alone, without membership
 //! [options]                          # see base::options; all may be left out
 //! cache_bytes = 67108864
 //! [postgres]                         # left out: no clients are served
 //! listen = "127.0.0.1:7432"
+//! [interconnect]                     # see Interconnect
+//! tls = "tls"
+//! [[instances]]                      # what differs between them; all of it may be left out
+//! id = 2
+//! listen = "10.0.0.2:7432"
+//! interconnect = "10.0.0.2:0"
+//! [fence]                            # see fence::options
+//! methods = ["guard"]
+//! [guard]                            # see node::guard::options
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::ThreadId;
 use crate::base::options::{OptionError, Options};
+use crate::fence::locks::Locks;
+use crate::fence::options::{FenceOptions, FenceOptionsError};
+use crate::node::guard::options::GuardOptions;
 use crate::page::volume::StoragePaths;
 use crate::sql::wire::options::PostgresOptions;
+
+/// Most voting files; their number is odd.
+pub const VOTING_FILES_MAX: usize = 5;
 
 /// One instance's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,13 +45,85 @@ pub struct Config {
     #[serde(default = "first_instance")]
     pub instance: u16,
     /// Where the storage files are.
-    pub storage: StoragePaths,
+    pub storage: Storage,
     /// How the instance behaves.
     #[serde(default)]
     pub options: Options,
     /// Where clients find it; left out, it serves none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresOptions>,
+    /// How instances speak with each other.
+    #[serde(default)]
+    pub interconnect: Interconnect,
+    /// How evicted instances are fenced.
+    #[serde(default)]
+    pub fence: FenceOptions,
+    /// How guards treat their instances.
+    #[serde(default)]
+    pub guard: GuardOptions,
+    /// What differs between instances.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<OfInstance>,
+}
+
+/// The storage files of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    /// Redo file of instance 1, 2, ...
+    pub redo: Vec<PathBuf>,
+    /// Data file 0, 1, ...
+    pub data: Vec<PathBuf>,
+    /// The voting files: 1, 3 or 5; none for one instance alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub voting: Vec<PathBuf>,
+}
+
+impl Storage {
+    /// Redo and data files, without voting files.
+    pub fn paths(&self) -> StoragePaths {
+        StoragePaths { redo: self.redo.clone(), data: self.data.clone() }
+    }
+}
+
+impl From<StoragePaths> for Storage {
+    fn from(paths: StoragePaths) -> Storage {
+        Storage { redo: paths.redo, data: paths.data, voting: Vec::new() }
+    }
+}
+
+/// How instances speak with each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Interconnect {
+    /// Where an instance and its guard listen for their peers unless `[[instances]]` says otherwise. Port 0, any free one, is best: peers find the
+    /// port on the voting files. Default 127.0.0.1:0.
+    pub listen: SocketAddr,
+    /// Folder of the certificates, relative to the configuration: `ca.pem`, and this host's `instance-N.pem` and `instance-N.key`.
+    pub tls: PathBuf,
+}
+
+impl Default for Interconnect {
+    fn default() -> Interconnect {
+        Interconnect { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), tls: PathBuf::from("tls") }
+    }
+}
+
+/// What is one instance's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfInstance {
+    /// Which instance.
+    pub id: u16,
+    /// Where PostgreSQL clients find it, instead of what `postgres.listen` gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Where its peers find it, instead of `interconnect.listen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interconnect: Option<SocketAddr>,
+    /// Where its peers find its guard; otherwise any free port of `interconnect`'s address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<SocketAddr>,
 }
 
 fn first_instance() -> u16 {
@@ -89,9 +177,56 @@ pub enum ConfigError {
         /// Redo files.
         listed: usize,
     },
+    /// Voting files can't have a majority, or several instances have no arbiter (rule 3).
+    #[error(
+        "{}: storage.voting lists {found} files, but must list {}: they decide which instances are members", file.display(),
+        if *instances > 1 { "1, 3 or 5 for several instances" } else { "0, 1, 3 or 5" }
+    )]
+    Voting {
+        /// The configuration file.
+        file: PathBuf,
+        /// How many.
+        found: usize,
+        /// Redo files.
+        instances: usize,
+    },
+    /// `[fence]` can't be used.
+    #[error("{}: {error}", file.display())]
+    Fence {
+        /// The configuration file.
+        file: PathBuf,
+        /// Which and why.
+        error: FenceOptionsError,
+    },
+    /// A section `[[instances]]` is of no instance, or of one that has a section already.
+    #[error("{}: [[instances]] with id = {id}: {}", file.display(), if *twice { "there is another one".to_string() } else { format!("ids are 1 to {listed}") })]
+    Section {
+        /// The configuration file.
+        file: PathBuf,
+        /// Its id.
+        id: u16,
+        /// Redo files.
+        listed: usize,
+        /// Whether it stands there twice.
+        twice: bool,
+    },
 }
 
 impl Config {
+    /// Of one instance without membership and clients.
+    pub fn alone(storage: StoragePaths, options: Options) -> Config {
+        Config {
+            instance: 1,
+            storage: storage.into(),
+            options,
+            postgres: None,
+            interconnect: Interconnect::default(),
+            fence: FenceOptions::default(),
+            guard: GuardOptions::default(),
+            instances: Vec::new(),
+        }
+    }
+
     /// Reads and checks the file; relative storage paths are taken from its folder.
     ///
     /// # Errors
@@ -125,34 +260,95 @@ impl Config {
         let name = || file.to_path_buf();
         let mut config: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax { file: name(), error })?;
         config.instance = instance.unwrap_or(config.instance);
-        config.options.validate().map_err(|error| ConfigError::Option { file: name(), error })?;
-        let listed = config.storage.redo.len();
-        if config.instance == 0 || usize::from(config.instance) > listed {
-            return Err(ConfigError::Instance { file: name(), instance: config.instance, listed });
-        }
+        let of_option = |error| ConfigError::Option { file: name(), error };
+        config.options.validate().map_err(of_option)?;
+        config.guard.validate().map_err(of_option)?;
+        config.fence.validate().map_err(|error| ConfigError::Fence { file: name(), error })?;
+        config.check_instances(file)?;
         if let Some(postgres) = &config.postgres {
-            postgres.validate().map_err(|error| ConfigError::Option { file: name(), error })?;
+            postgres.validate().map_err(of_option)?;
         }
         if let Some(postgres) = &config.postgres
-            && config.listen().is_none()
+            && (1..=config.storage.redo.len() as u16).any(|id| config.listen_of(id).is_none())
         {
-            return Err(ConfigError::Port { file: name(), port: postgres.listen.port(), instances: listed });
+            return Err(ConfigError::Port { file: name(), port: postgres.listen.port(), instances: config.storage.redo.len() });
         }
         let folder = file.parent().unwrap_or(Path::new(""));
-        for path in config.storage.redo.iter_mut().chain(&mut config.storage.data) {
+        let Storage { redo, data, voting } = &mut config.storage;
+        for path in redo.iter_mut().chain(data).chain(voting) {
             *path = folder.join(&*path);
         }
+        config.interconnect.tls = folder.join(&config.interconnect.tls);
         Ok(config)
+    }
+
+    /// Checks what depends on the number of instances.
+    fn check_instances(&self, file: &Path) -> Result<(), ConfigError> {
+        let name = || file.to_path_buf();
+        let listed = self.storage.redo.len();
+        if self.instance == 0 || usize::from(self.instance) > listed {
+            return Err(ConfigError::Instance { file: name(), instance: self.instance, listed });
+        }
+        let found = self.storage.voting.len();
+        if found > VOTING_FILES_MAX || found.is_multiple_of(2) && !(found == 0 && listed == 1) {
+            return Err(ConfigError::Voting { file: name(), found, instances: listed });
+        }
+        for (at, section) in self.instances.iter().enumerate() {
+            let twice = self.instances[..at].iter().any(|other| other.id == section.id);
+            if twice || section.id == 0 || usize::from(section.id) > listed {
+                return Err(ConfigError::Section { file: name(), id: section.id, listed, twice });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is instance `id`'s own.
+    fn section(&self, id: u16) -> Option<&OfInstance> {
+        self.instances.iter().find(|section| section.id == id)
     }
 
     /// Where clients find this instance; nothing when it serves none.
     pub fn listen(&self) -> Option<SocketAddr> {
+        self.listen_of(self.instance)
+    }
+
+    /// Where clients find instance `id`; nothing when it serves none.
+    pub fn listen_of(&self, id: u16) -> Option<SocketAddr> {
         let mut address = self.postgres.as_ref()?.listen;
+        if let Some(own) = self.section(id).and_then(|section| section.listen) {
+            return Some(own);
+        }
         if address.port() != 0 {
             // Refused by `parse_as` when it overflows.
-            address.set_port(address.port().checked_add(self.instance.checked_sub(1)?)?);
+            address.set_port(address.port().checked_add(id.checked_sub(1)?)?);
         }
         Some(address)
+    }
+
+    /// Where this instance listens for its peers.
+    pub fn interconnect(&self) -> SocketAddr {
+        self.section(self.instance).and_then(|section| section.interconnect).unwrap_or(self.interconnect.listen)
+    }
+
+    /// Where this instance's guard listens for its peers.
+    pub fn guard_listen(&self) -> SocketAddr {
+        let any_port = SocketAddr::new(self.interconnect().ip(), 0);
+        self.section(self.instance).and_then(|section| section.guard).unwrap_or(any_port)
+    }
+
+    /// Whether this is a member of a cluster, rather than one instance alone.
+    pub fn is_clustered(&self) -> bool {
+        !self.storage.voting.is_empty()
+    }
+
+    /// All storage files, voting files first.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.storage.voting.iter().chain(&self.storage.redo).chain(&self.storage.data)
+    }
+
+    /// The files whose locks prove an instance's death and drain.
+    pub fn locks(&self) -> Locks {
+        Locks { voting: self.storage.voting.clone(), storage: self.storage.redo.iter().chain(&self.storage.data).cloned().collect() }
     }
 
     /// The redo thread that is ours.

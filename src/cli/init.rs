@@ -19,6 +19,7 @@ use super::layout::ClusterDir;
 use super::size::{parse_size, show_size};
 use super::template::{self, Chosen};
 use super::{CommandError, on_runtime};
+use crate::base::limits::THREADS_MAX;
 use crate::base::options::{DiskKind, Options};
 use crate::base::{ClusterId, Seams};
 use crate::disk::Disk;
@@ -32,9 +33,13 @@ const PORT: u16 = 7432;
 /// What to make.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Instances that the cluster is for. This version makes clusters of one.
+    /// Instances that the cluster is for, 1 to 64: each gets a redo file, a directory and a certificate. Their number can't be changed later.
     #[arg(long, value_name = "N", default_value_t = 1)]
     instances: u16,
+    /// Voting files, whose majority decides which instances are members: 1, 3 or 5. Three survive the loss of one, when each lies on a storage
+    /// device of its own: move them there before the first start, and change their paths in the configuration.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = parse_voting_files)]
+    voting_files: u16,
     /// Redo ring of each instance: a multiple of 1 MiB, at least 8 MiB. A longer ring lets checkpoints be rarer.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
     ring_size: u64,
@@ -47,7 +52,7 @@ pub struct Args {
     /// First length of each data file, at least 512 KiB; it grows as needed.
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
     data_size: u64,
-    /// Where PostgreSQL clients find instance 1. Port 0: any free one, shown by `clusterctl status`.
+    /// Where PostgreSQL clients find instance 1; the others have the next ports. Port 0: any free one, shown by `clusterctl status`.
     #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)))]
     listen: SocketAddr,
     /// Disk driver: auto, uring, threads.
@@ -68,14 +73,26 @@ pub fn parse_disk(text: &str) -> Result<DiskKind, String> {
     }
 }
 
+/// A number of voting files.
+fn parse_voting_files(text: &str) -> Result<u16, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        other => Err(format!("{other:?} is none of 1, 3, 5: an even number survives no more failures than one less")),
+    }
+}
+
 /// Makes the cluster.
 ///
 /// # Errors
 /// There is one already, an argument is out of range, or something can't be made; then nothing is left behind.
 pub fn run(dir: Option<PathBuf>, args: &Args) -> Result<bool, CommandError> {
-    if args.instances != 1 {
-        let why = "this version makes clusters of one instance: there is no coherence between several yet";
-        return Err(format!("--instances is {}, but must be 1: {why}", args.instances).into());
+    if !(1..=THREADS_MAX).contains(&args.instances) {
+        return Err(format!("--instances is {}, but must be 1 to {THREADS_MAX}", args.instances).into());
+    }
+    if args.listen.port() != 0 && args.listen.port().checked_add(args.instances - 1).is_none() {
+        return Err(format!("--listen has port {}, but {} instances need one each, up to 65535", args.listen.port(), args.instances).into());
     }
     let options = Options { cache_bytes: args.cache, disk: args.disk, ..Options::default() };
     options.validate().map_err(|error| format!("--cache: {error}"))?;
@@ -163,18 +180,23 @@ impl Making {
 
     async fn everything(&mut self, args: &Args, seams: &Seams, disk: Arc<dyn Disk>) -> Result<(), CommandError> {
         self.make_directory(&self.cluster.storage())?;
-        self.make_directory(self.cluster.instance(1).path())?;
+        for id in 1..=args.instances {
+            self.make_directory(self.cluster.instance(id).path())?;
+        }
         let redo: Vec<String> = (1..=args.instances).map(|number| format!("storage/redo.{number}")).collect();
+        let voting: Vec<String> = (1..=args.voting_files).map(|number| format!("storage/voting.{number}")).collect();
         let data: Vec<String> = (0..args.data_files).map(|number| format!("storage/data.{number}")).collect();
-        let paths_of = |files: &[String]| files.iter().map(|file| self.cluster.path().join(file)).collect();
+        let paths_of = |files: &[String]| files.iter().map(|file| self.cluster.path().join(file)).collect::<Vec<PathBuf>>();
         let paths = StoragePaths { redo: paths_of(&redo), data: paths_of(&data) };
         let shape = shape(args, new_cluster_id(seams), seams.wall_ms());
-        Store::create(seams.clone(), disk, &paths, shape).await?;
+        Store::create(seams.clone(), disk.clone(), &paths, shape).await?;
+        super::voting::create(&disk, &paths_of(&voting), shape).await?;
+        self.make_certificates(shape.cluster, args.instances)?;
         let mut options = vec![("cache_bytes", args.cache.to_string())];
         if args.disk != DiskKind::Auto {
             options.push(("disk", toml::Value::try_from(args.disk)?.to_string()));
         }
-        let text = template::render(&Chosen { cluster: shape.cluster.to_string(), redo, data, options: &options, listen: args.listen });
+        let text = template::render(&Chosen { cluster: shape.cluster.to_string(), redo, data, voting, options: &options, listen: args.listen });
         let written = self.cluster.config_file().with_extension("toml.new");
         self.written = Some(written.clone());
         let mut file = File::create(&written)?;
@@ -200,7 +222,8 @@ impl Making {
     }
 
     fn remove_storage(&self) {
-        for path in [self.cluster.storage(), self.cluster.instance(1).path().into()] {
+        let instances = (1..=THREADS_MAX).map(|id| self.cluster.instance(id).path().to_path_buf());
+        for path in [self.cluster.storage(), self.cluster.tls()].into_iter().chain(instances) {
             complain(&path, std::fs::remove_dir_all(&path));
         }
         let half_written = self.cluster.config_file().with_extension("toml.new");
@@ -243,8 +266,16 @@ fn sync_directory(path: &Path) -> Result<(), CommandError> {
 
 fn tell(cluster: &ClusterDir, args: &Args) {
     let shown = cluster.path().display();
-    println!("made a cluster of {} instance in {shown}", args.instances);
-    println!("  redo ring {}, page cache {}, {} data file(s)", show_size(args.ring_size), show_size(args.cache), args.data_files);
+    let count = |number: u16, what: &str| if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") };
+    println!("made a cluster of {} in {shown}", count(args.instances, "instance"));
+    println!(
+        "  redo ring {}, page cache {}, {}, {}",
+        show_size(args.ring_size),
+        show_size(args.cache),
+        count(args.data_files, "data file"),
+        count(args.voting_files, "voting file")
+    );
+    println!("  certificates: {} (ca.key signs new ones: keep it safe)", cluster.tls().display());
     println!("  configuration: {} (explains itself)", cluster.config_file().display());
     println!("  {}", super::WHO_MAY_ENTER);
     println!("next: clusterctl --dir {shown} start");

@@ -3,8 +3,11 @@
 //! ```text
 //! D/regroup.toml             configuration of the whole cluster; its presence makes D a cluster: init writes it last
 //! D/init-unfinished          only while `clusterctl init` is at work
-//! D/storage/redo.1 data.0    storage files, unless the configuration names others
-//! D/instance-1/process       locked by the instance's process for as long as it lives; says which process that is  (cli::process)
+//! D/storage/redo.1 data.0 voting.1   storage files, unless the configuration names others
+//! D/tls/ca.pem ca.key        the cluster's authority; instance-1.pem instance-1.key: an instance's and its guard's     (net::certificate)
+//! D/fences.jsonl             what operators confirmed of fences, and why                                            (cli::fence)
+//! D/instance-1/guard         locked by the instance's guard for as long as it lives; says which process that is       (cli::process)
+//! D/instance-1/process       the same of the instance's own process
 //! D/instance-1/admin.sock    the process's admin socket: state, verify, checkpoint                                (cli::admin)
 //! D/instance-1/start         locked by a `clusterctl start` at work, so that there is one at a time
 //! D/instance-1/regroupd.log  what the process says on standard error; the one before is regroupd.log.1
@@ -92,6 +95,16 @@ impl ClusterDir {
         self.path.join("storage")
     }
 
+    /// Where `init` puts certificates.
+    pub fn tls(&self) -> PathBuf {
+        self.path.join("tls")
+    }
+
+    /// What operators have confirmed of fences.
+    pub fn fences_file(&self) -> PathBuf {
+        self.path.join("fences.jsonl")
+    }
+
     /// The directory of instance `id`.
     pub fn instance(&self, id: u16) -> InstanceDir {
         InstanceDir { id, path: self.path.join(format!("instance-{id}")) }
@@ -143,6 +156,11 @@ impl InstanceDir {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Locked by the guard while it lives.
+    pub fn guard_file(&self) -> PathBuf {
+        self.path.join("guard")
     }
 
     /// Locked by the process while it lives.

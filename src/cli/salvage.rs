@@ -48,7 +48,7 @@ pub fn run(dir: Option<PathBuf>, args: Args) -> Result<bool, CommandError> {
     let can_not = |error| format!("can't make {}: {error}", args.out.display());
     let mut out = BufWriter::new(File::options().write(true).create_new(true).open(&args.out).map_err(can_not)?);
     on_runtime(config.options.disk, async |_, disk| {
-        let volume = Arc::new(Volume::open(disk, &config.storage, Access::Read).await?);
+        let volume = Arc::new(Volume::open(disk, &config.storage.paths(), Access::Read).await?);
         let salvage = Salvage::open(volume, config.thread(), args.memory_bytes).await?;
         let mut rows = salvage.rows();
         let mut told = 0;

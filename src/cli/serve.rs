@@ -122,7 +122,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
         let opening = Opening {
             seams: seams.clone(),
             disk,
-            paths: config.storage.clone(),
+            paths: config.storage.paths(),
             thread: config.thread(),
             options: config.options.clone(),
             on_progress: Some(Box::new(move |progress| {
@@ -150,7 +150,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
 /// Waits until the I/O of the process that ran this instance before has drained: it may be gone, and its writes still under way. What else
 /// is wrong with the files shows when they are opened.
 async fn drained(config: &Config, seams: &Seams, stop: &mut StopSignal) -> Result<(), CommandError> {
-    for path in config.storage.redo.iter().chain(&config.storage.data) {
+    for path in config.files() {
         if matches!(lock::is_held(path, config.thread()), Ok(true)) {
             tracing::info!(file = %path.display(), "still in use by a process that ran this instance, or by its I/O: waiting");
             tokio::select! {

@@ -62,7 +62,7 @@ pub fn run(dir: Option<PathBuf>, args: &Args) -> Result<bool, CommandError> {
             observed.push(observe(&seams, &disk, &cluster, &cluster.config(id)?).await?);
         }
         let mut complaints: Vec<String> = observed.iter().filter_map(|instance| instance.complaint.clone()).collect();
-        let id = match read_cluster(&disk, &cluster.config(1)?.storage).await {
+        let id = match read_cluster(&disk, &cluster.config(1)?.storage.paths()).await {
             Ok(id) => Some(id.to_string()),
             Err(error) => {
                 complaints.push(format!("the cluster's id can't be read: {error}"));

@@ -94,7 +94,7 @@ impl Stop<'_> {
             self.late(id, process.as_ref(), "has not ended")?;
             self.seams.sleep(EVERY).await;
         }
-        for path in config.storage.redo.iter().chain(&config.storage.data) {
+        for path in config.files() {
             let left = self.deadline.since(self.seams.now());
             match lock::wait_free(&self.seams, path, config.thread(), left).await {
                 Ok(_) => {}

@@ -4,5 +4,6 @@
 //! `store` is that core with its trees: what a process serves from. `database` is the API for programs that embed it.
 
 pub mod database;
+pub mod guard;
 pub mod storage;
 pub mod store;

@@ -65,7 +65,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
     on_runtime(config.options.disk, async move |seams, disk| {
         let thread = config.thread();
         let opening =
-            Opening { seams, disk, paths: config.storage, thread, options: config.options, on_progress: None, on_checkpoint: None };
+            Opening { seams, disk, paths: config.storage.paths(), thread, options: config.options, on_progress: None, on_checkpoint: None };
         let store = Store::open(opening).await?;
         let plan = Plan { seed: args.seed, rows: args.rows };
         let mut outcome = Outcome { recovery: store.storage().recovery().cloned(), ..Outcome::default() };

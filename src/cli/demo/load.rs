@@ -42,7 +42,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
         let opening = Opening {
             seams: seams.clone(),
             disk,
-            paths: config.storage,
+            paths: config.storage.paths(),
             thread,
             options: config.options,
             on_progress: None,

@@ -112,7 +112,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
             grow: true,
             created_ms: seams.wall_ms(),
         };
-        Store::create(seams.clone(), disk, &paths, shape).await?;
+        Store::create(seams.clone(), disk, &paths.paths(), shape).await?;
         if !args.json {
             println!("seed {seed}; storage and journal in {}", folder.path.display());
         }
@@ -159,7 +159,7 @@ fn write_config(args: &Args, folder: &Path) -> Result<PathBuf, CommandError> {
     let storage = StoragePaths { redo: vec!["redo.1".into()], data: vec!["data.0".into()] };
     let options = Options { cache_bytes: args.cache_mib << 20, disk: args.disk, checkpoint_interval_ms: 1000, ..Options::default() };
     let file = folder.join("regroup.toml");
-    std::fs::write(&file, toml::to_string(&Config { instance: 1, storage, options, postgres: None })?)?;
+    std::fs::write(&file, toml::to_string(&Config::alone(storage, options))?)?;
     Ok(file)
 }
 
@@ -199,7 +199,7 @@ async fn kill_repeatedly(args: &Args, config: &Path, folder: &Path, seed: u64, s
 /// Waits until the killed process's I/O has drained: `wait` doesn't prove that with io_uring, obtaining its locks does.
 async fn wait_until_drained(config: &Path, seams: &Seams) -> Result<(), CommandError> {
     let config = Config::load(config)?;
-    for path in config.storage.redo.iter().chain(&config.storage.data) {
+    for path in config.files() {
         lock::wait_free(seams, path, config.thread(), DRAIN_PATIENCE).await?;
     }
     Ok(())

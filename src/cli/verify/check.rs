@@ -111,7 +111,7 @@ type Opened = (Volume, BTreeMap<ThreadId, Control>);
 
 /// Opens the files and checks all that isn't pages. Nothing when they are too damaged to go on.
 async fn storage(disk: Arc<dyn Disk>, config: &Config, findings: &mut Findings<'_>) -> Result<Option<Opened>, CommandError> {
-    let volume = match Volume::open(disk, &config.storage, Access::Read).await {
+    let volume = match Volume::open(disk, &config.storage.paths(), Access::Read).await {
         Ok(volume) => volume,
         Err(StorageError::Fault { file, offset, fault }) => {
             findings.add("storage", format!("{} at offset {offset}", file.display()), format!("{fault}; {}", fault.remedy()));
@@ -227,7 +227,7 @@ async fn indexes_of_files(seams: &Seams, config: &Config, findings: &mut Finding
     let opening = Opening {
         seams: seams.clone(),
         disk: over,
-        paths: config.storage.clone(),
+        paths: config.storage.paths(),
         thread: config.thread(),
         options: Options { cache_bytes, ..config.options.clone() },
         on_progress: None,

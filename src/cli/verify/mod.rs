@@ -111,7 +111,7 @@ async fn recovered(
     let board = Board::new();
     let _presence = Presence::announce(&home, seams).await?;
     let _socket = board.listen(&home, seams)?;
-    for path in config.storage.redo.iter().chain(&config.storage.data) {
+    for path in config.files() {
         // The process that crashed may have left I/O under way.
         lock::wait_free(seams, path, config.thread(), DRAIN_PATIENCE).await?;
     }
@@ -119,7 +119,7 @@ async fn recovered(
     let store = Store::open(Opening {
         seams: seams.clone(),
         disk,
-        paths: config.storage.clone(),
+        paths: config.storage.paths(),
         thread: config.thread(),
         options: config.options.clone(),
         on_progress: Some(Box::new(move |progress| shown.recovering(progress))),

@@ -1,0 +1,4 @@
+//! The guard.
+
+pub mod core;
+pub mod options;
