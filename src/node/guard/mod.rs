@@ -2,3 +2,5 @@
 
 pub mod core;
 pub mod options;
+#[cfg(test)]
+mod tests;
