@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::desk::Desk;
 use super::locks::{Locks, Look};
-use super::{Ends, Guarantee, HostId, Method, Outcome, Victim, remedy};
+use super::{By, Ends, Guarantee, HostId, Method, Outcome, Victim, remedy};
 use crate::base::runtime::run_job;
 use crate::base::{BoxFuture, Seams};
 
@@ -60,7 +60,7 @@ impl Guard {
         let mut refused = None;
         loop {
             if let Some(evidence) = self.desk.evidence(&victim) {
-                return Outcome::Confirmed { evidence };
+                return Outcome::Confirmed { by: By::Guard, evidence };
             }
             if demanded.is_none_or(|at| self.seams.now().since(at) >= DEMAND_EVERY) && !self.desk.is_dead(&victim) {
                 demanded = Some(self.seams.now());
@@ -72,7 +72,7 @@ impl Guard {
                 match run_job(&self.seams, move || locks.look(id)).await {
                     Look::Drained => {
                         let evidence = "its locks on all storage files are free on this host: it is dead and its I/O has drained";
-                        return Outcome::Confirmed { evidence: evidence.into() };
+                        return Outcome::Confirmed { by: By::Locks, evidence: evidence.into() };
                     }
                     other => seen = Some(other),
                 }

@@ -78,7 +78,7 @@ fn a_report_or_a_record_of_the_death_confirms_and_nothing_less() {
     assert!(matches!(fence(&guard), Outcome::Confirmed { .. }));
     let other = self::guard(sim.runtime(), &line, None);
     assert!(other.desk.recorded(VICTIM.id, Incarnation(8)));
-    assert!(matches!(fence(&other), Outcome::Confirmed { evidence } if evidence.contains("voting files")));
+    assert!(matches!(fence(&other), Outcome::Confirmed { evidence, .. } if evidence.contains("voting files")));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn locks_prove_only_what_ran_on_this_host_in_this_incarnation() {
         assert!(why.contains("still has"), "{why}");
         drop(one);
     }
-    assert!(matches!(fence(), Outcome::Confirmed { evidence } if evidence.contains("locks")));
+    assert!(matches!(fence(), Outcome::Confirmed { evidence, .. } if evidence.contains("locks")));
     for (incarnation, host, complaint) in [(7, ELSEWHERE, "another host"), (8, HERE, "isn't known which host")] {
         guard.desk.runs_on(VICTIM.id, Incarnation(incarnation), host);
         let (why, _) = unknown(fence());
@@ -142,14 +142,14 @@ fn scripted(name: &'static str, writes: bool, answers: bool, outcome: &Outcome) 
 fn a_fence_is_confirmed_when_writes_and_answers_are_ended() {
     let sim = Sim::new(4);
     let run = |methods| sim.run(async move { Fencer::new(methods).fence(VICTIM).await });
-    let confirmed = Outcome::Confirmed { evidence: "sure".into() };
+    let confirmed = Outcome::Confirmed { by: By::Guard, evidence: "sure".into() };
     let unknown_ = Outcome::Unknown { why: "dark".into(), remedy: "light".into() };
     let failed = Outcome::Failed { why: "absent".into() };
     let both = |outcome| scripted("both", true, true, outcome);
     let writes = |outcome| scripted("writes", true, false, outcome);
     let answers = |outcome| scripted("answers", false, true, outcome);
-    assert_eq!(run(vec![both(&confirmed), writes(&failed)]), Outcome::Confirmed { evidence: "both: sure".into() });
-    assert_eq!(run(vec![writes(&confirmed), answers(&confirmed)]), Outcome::Confirmed { evidence: "writes: sure; answers: sure".into() });
+    assert_eq!(run(vec![both(&confirmed), writes(&failed)]), Outcome::Confirmed { by: By::Guard, evidence: "both: sure".into() });
+    assert_eq!(run(vec![writes(&confirmed), answers(&confirmed)]), Outcome::Confirmed { by: By::Guard, evidence: "writes: sure; answers: sure".into() });
     assert!(matches!(run(vec![both(&unknown_), both(&confirmed)]), Outcome::Confirmed { .. }));
     let (why, _) = unknown(run(vec![writes(&confirmed), answers(&unknown_)]));
     assert!(why.contains("its answers to clients may go on: answers: dark"), "{why}");
