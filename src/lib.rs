@@ -8,6 +8,7 @@ pub mod base;
 pub mod cache;
 pub mod cli;
 pub mod disk;
+pub mod membership;
 pub mod node;
 pub mod ops;
 pub mod page;
