@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::desk::{Desk, Refused};
 use super::guard::{Demands, Guard};
 use super::lease::{Lease, wait};
-use super::locks::Locks;
+use super::locks::{FileLocks, LockFiles, Locks};
 use super::message::{DEMAND, REPORT, Report};
 use super::*;
 use crate::base::Seams;
@@ -34,19 +34,20 @@ impl Demands for Line {
     }
 }
 
-fn guard(seams: Seams, line: &Arc<Line>, locks: Option<Locks>) -> Guard {
+fn guard(seams: Seams, line: &Arc<Line>, locks: Option<LockFiles>) -> Guard {
+    let locks = locks.map(|files| Arc::new(FileLocks { seams: seams.clone(), files }) as Arc<dyn Locks>);
     Guard { seams, desk: Arc::new(Desk::default()), demands: line.clone(), locks, host: HERE, attempt: ATTEMPT }
 }
 
 /// An instance's files, all locked by it.
-fn locked() -> (tempfile::TempDir, Locks, Vec<lock::Freed>) {
+fn locked() -> (tempfile::TempDir, LockFiles, Vec<lock::Freed>) {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["voting.1", "redo.1", "redo.2", "data.0"].map(|name| folder.path().join(name));
     for path in &paths {
         std::fs::write(path, "x").unwrap();
     }
     let held = paths.iter().map(|path| lock::probe(path, VICTIM.id).unwrap()).collect();
-    (folder, Locks { voting: paths[..1].to_vec(), storage: paths[1..].to_vec() }, held)
+    (folder, LockFiles { voting: paths[..1].to_vec(), storage: paths[1..].to_vec() }, held)
 }
 
 fn unknown(outcome: Outcome) -> (String, String) {

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -12,31 +13,43 @@ use tokio::net::UnixStream;
 
 use super::core::Ending;
 use super::leash::{LINE_MAX, Said};
+use super::{Heard, Host, Signal};
+use crate::base::{BoxFuture, Incarnation};
 
-/// How to signal the child.
-pub(super) struct Child {
-    process: std::sync::Arc<OwnedFd>,
+/// Starts instances as processes of this program.
+pub struct Processes<F> {
+    /// Makes the command for a life above this incarnation; the descriptor of the line becomes its last argument.
+    pub command: F,
+}
+
+impl<F: FnMut(Incarnation) -> Command + Send + 'static> Host for Processes<F> {
+    fn start(&mut self, above: Incarnation) -> Result<(Box<dyn super::Child>, Box<dyn super::Hearing>), String> {
+        let command = (self.command)(above);
+        let program = command.get_program().to_string_lossy().into_owned();
+        let (child, hearing) = start(command).map_err(|error| format!("can't run {program}: {error}"))?;
+        tracing::info!(pid = child.pid, "the instance's process was started");
+        Ok((Box::new(child), Box::new(hearing)))
+    }
+}
+
+/// How to signal the process.
+struct Child {
+    process: Arc<OwnedFd>,
     /// For people.
-    pub(super) pid: u32,
+    pid: u32,
 }
 
-/// How to hear of the child: first what it says, then its end.
-pub(super) struct Hearing {
+/// How to hear of the process: first what it says, then its end.
+struct Hearing {
     child: std::process::Child,
-    process: AsyncFd<std::sync::Arc<OwnedFd>>,
+    process: AsyncFd<Arc<OwnedFd>>,
     line: Option<BufReader<UnixStream>>,
-}
-
-/// What is heard.
-pub(super) enum Heard {
-    Said(Said),
-    Ended(Ending),
 }
 
 /// Starts `command` with its end of the line as the last argument.
 ///
 /// Must be called on the guard's main thread: the kernel kills the child when the *thread* that started it ends.
-pub(super) fn start(mut command: Command) -> io::Result<(Child, Hearing)> {
+fn start(mut command: Command) -> io::Result<(Child, Hearing)> {
     let (ours, theirs) = Socket::pair()?;
     let descriptor = theirs.as_raw_fd();
     command.arg(descriptor.to_string());
@@ -46,17 +59,16 @@ pub(super) fn start(mut command: Command) -> io::Result<(Child, Hearing)> {
     let child = command.spawn()?;
     drop(theirs);
     let pid = child.id();
-    // Before anybody waits for it, this id is certainly our child's.
-    // SAFETY: takes two numbers and touches no memory of ours.
+    // SAFETY: takes two numbers and touches no memory of ours. Nobody has waited for the child, so the id is certainly its own.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, libc::O_NONBLOCK) };
     if opened < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
-    let process = std::sync::Arc::new(unsafe { OwnedFd::from_raw_fd(opened as libc::c_int) });
+    let process = Arc::new(unsafe { OwnedFd::from_raw_fd(opened as libc::c_int) });
     ours.set_nonblocking(true)?;
     let line = Some(BufReader::new(UnixStream::from_std(ours)?));
-    Ok((Child { process: process.clone(), pid }, Hearing { child, process: AsyncFd::new(process)?, line }))
+    Ok((Child { process: process.clone(), pid }, Hearing { child, process: AsyncFd::register(process)?, line }))
 }
 
 /// In the child, before it runs the program.
@@ -77,9 +89,12 @@ fn tie(guard: u32, descriptor: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-impl Child {
-    /// Sends a signal to the child and nobody else; nothing when it is gone already.
-    pub(super) fn signal(&self, signal: libc::c_int) {
+impl super::Child for Child {
+    fn signal(&self, signal: Signal) {
+        let signal = match signal {
+            Signal::Terminate => libc::SIGTERM,
+            Signal::Kill => libc::SIGKILL,
+        };
         let none = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: the descriptor is open, and the information pointer may be null.
         let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.process.as_raw_fd(), signal, none, 0) };
@@ -92,15 +107,25 @@ impl Child {
     }
 }
 
+impl super::Hearing for Hearing {
+    fn next(mut self: Box<Self>) -> BoxFuture<(Box<dyn super::Hearing>, Heard)> {
+        Box::pin(async move {
+            let heard = self.hear().await;
+            (self as Box<dyn super::Hearing>, heard)
+        })
+    }
+}
+
 impl Hearing {
-    /// The next thing heard. After [`Heard::Ended`] there is nothing more to ask for.
-    pub(super) async fn next(&mut self) -> Heard {
+    async fn hear(&mut self) -> Heard {
         while let Some(line) = &mut self.line {
             let mut said = Vec::new();
             match line.take(LINE_MAX).read_until(b'\n', &mut said).await {
                 Ok(0) | Err(_) => self.line = None,
                 Ok(_) => match serde_json::from_slice(&said) {
-                    Ok(said) => return Heard::Said(said),
+                    Ok(Said::Announced(incarnation)) => return Heard::Announced(incarnation),
+                    Ok(Said::Joined(epoch)) => return Heard::Joined(epoch),
+                    Ok(Said::Leaving(_)) => return Heard::Leaving,
                     Err(error) => tracing::error!(%error, "the instance's process says something that its guard doesn't understand"),
                 },
             }
