@@ -2,12 +2,13 @@
 //!
 //! Several instances open the same disk, each serves transactions and writes its own redo log; when one dies, the survivors redo its
 //! log and go on. This crate is the storage core of one instance: see `docs/ARCHITECTURE.md` for the layers and what is not here yet.
-//! Layers import only downwards: `base`, `disk`, `page`, `redo`, `cache`, `txn`, `table`, `recovery`, `ops`, `node` and `sql`, `cli`.
+//! Layers import only downwards: `base`, `disk` and `net`, `page`, `redo`, `cache`, `txn`, `table`, `recovery`, `ops`, `node` and `sql`, `cli`.
 
 pub mod base;
 pub mod cache;
 pub mod cli;
 pub mod disk;
+pub mod net;
 pub mod node;
 pub mod ops;
 pub mod page;
