@@ -14,6 +14,7 @@ pub mod model;
 pub mod pgbench;
 pub mod postgres;
 pub mod regroup;
+pub mod rogue;
 pub mod samples;
 pub mod seeds;
 pub mod sessions;
