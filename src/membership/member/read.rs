@@ -67,7 +67,7 @@ impl Member {
                 file.round = file.round.max(round);
             }
         }
-        if let Some(view) = newer {
+        if let Some(view) = newer.filter(|_| self.stage > Stage::Reading) {
             self.hint = Some(Hint { view: view.clone() });
         }
         match self.paxos.read(id, blocks) {

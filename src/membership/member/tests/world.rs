@@ -274,6 +274,9 @@ impl World {
     /// The fence of `victim`: its guard kills it; confirmed when its writes have drained.
     fn confirm(&mut self, by: usize, victim: Identity) {
         let node = usize::from(victim.id.0) - 1;
+        if self.random.chance(self.fences_fail) {
+            return self.give(by, Input::Fenced { id: victim.id, incarnation: victim.incarnation, outcome: FenceOutcome::Unknown });
+        }
         let runs = self.nodes[node].member.as_ref().is_some_and(|member| member.identity() == victim);
         if runs {
             self.kill(node);
@@ -283,7 +286,7 @@ impl World {
             let later = self.now + Duration::from_millis(5);
             return self.at(later, What::Killed { by, victim });
         }
-        let outcome = if self.random.chance(self.fences_fail) { FenceOutcome::Unknown } else { FenceOutcome::Confirmed(Method::Guard) };
+        let outcome = FenceOutcome::Confirmed(Method::Guard);
         self.give(by, Input::Fenced { id: victim.id, incarnation: victim.incarnation, outcome });
     }
 
