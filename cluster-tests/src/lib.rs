@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod identities;
 pub mod isolation;
 pub mod model;
+pub mod netns;
 pub mod pgbench;
 pub mod postgres;
 pub mod regroup;
