@@ -10,6 +10,7 @@ pub mod cache;
 pub mod cli;
 pub mod disk;
 pub mod fence;
+pub mod membership;
 pub mod net;
 pub mod node;
 pub mod ops;

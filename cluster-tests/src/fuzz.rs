@@ -251,7 +251,11 @@ impl Door {
         let media = world::create(1, world::shape(2048, false));
         let sim = Sim::new(1).step_limit(u64::MAX).time_limit(Duration::MAX);
         let seams = sim.runtime();
-        let server = Server::new(seams.clone(), PostgresOptions { message_bytes_max: 1 << 16, ..PostgresOptions::default() }, Gate::always_open(seams.clone()));
+        let server = Server::new(
+            seams.clone(),
+            PostgresOptions { message_bytes_max: 1 << 16, ..PostgresOptions::default() },
+            Gate::always_open(seams.clone()),
+        );
         let store = sim.run(async {
             let store = world::open(&seams, &media, &world::small()).await.expect("the store can be opened");
             let rows = store.rows().clone();

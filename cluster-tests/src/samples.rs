@@ -40,7 +40,7 @@ pub fn writer() -> Writer {
 pub fn superblock() -> Superblock {
     let (ring_bytes, data_bytes, created_ms) = (8 << 20, 1 << 20, 1_700_000_000_000);
     let shape = Shape { cluster: CLUSTER, threads: 2, data_files: 3, ring_bytes, data_bytes, grow: true, created_ms };
-    Superblock { shape, kind: FileKind::Data, number: 1 }
+    Superblock { shape, kind: FileKind::Data, number: 1, voting: 0 }
 }
 
 /// A control block in the state `Recovering`.

@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn what_can_not_be_decided_is_refused() {
         let media = store();
-        let superblock = Superblock { shape: shape(), kind: FileKind::Data, number: 0 };
+        let superblock = Superblock { shape: shape(), kind: FileKind::Data, number: 0, voting: 0 };
         let (first, second) = (superblock.encode(COPIES[0]), superblock.encode(COPIES[1]));
         let flipped = |mut bytes: [u8; SUPERBLOCK]| {
             bytes[40] ^= 1;

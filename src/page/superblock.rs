@@ -17,7 +17,7 @@ pub const SUPERBLOCK: usize = LOG_BLOCK;
 /// Offsets of the two copies.
 pub const COPIES: [u64; 2] = [0, SUPERBLOCK as u64];
 /// Version of everything on disk.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// First bytes after the checksum and format.
 pub const MAGIC: [u8; 8] = *b"REGROUP1";
 
@@ -32,6 +32,11 @@ pub const RING_AT: u64 = 2 << 20;
 /// Offset of page 0 in a data file.
 pub const PAGES_AT: u64 = PAGE_SIZE as u64;
 
+/// Offset of the sectors in a voting file.
+pub const VOTING_SECTORS_AT: u64 = 65536;
+/// Length of a voting file, in bytes: four sectors for each of 64 instances.
+pub const VOTING_BYTES: u64 = VOTING_SECTORS_AT + THREADS_MAX as u64 * 4 * LOG_BLOCK as u64;
+
 const _: () = assert!(DOUBLE_WRITE_IMAGES_AT + (DOUBLE_WRITE_PAGES * PAGE_SIZE) as u64 <= RING_AT);
 
 /// What a storage file is.
@@ -42,6 +47,8 @@ pub enum FileKind {
     Redo = 1,
     /// Pages.
     Data = 2,
+    /// Sectors by which membership is decided.
+    Voting = 3,
 }
 
 impl std::fmt::Display for FileKind {
@@ -49,6 +56,7 @@ impl std::fmt::Display for FileKind {
         f.write_str(match self {
             FileKind::Redo => "redo",
             FileKind::Data => "data",
+            FileKind::Voting => "voting",
         })
     }
 }
@@ -111,6 +119,7 @@ impl Shape {
         match kind {
             FileKind::Redo => RING_AT + self.ring_bytes,
             FileKind::Data => PAGES_AT + self.data_bytes,
+            FileKind::Voting => VOTING_BYTES,
         }
     }
 }
@@ -139,7 +148,8 @@ struct Layout {
     pages_at: U64,
     data_bytes: U64,
     created_ms: U64,
-    zero: [u8; SUPERBLOCK - 112],
+    voting: U64,
+    zero: [u8; SUPERBLOCK - 120],
 }
 
 const _: () = assert!(size_of::<Layout>() == SUPERBLOCK);
@@ -151,8 +161,10 @@ pub struct Superblock {
     pub shape: Shape,
     /// What this file is.
     pub kind: FileKind,
-    /// Which one of its kind: the redo thread's number (from 1), or the data file's (from 0).
+    /// Which one of its kind: the redo thread's number (from 1), or the data file's or voting file's (from 0).
     pub number: u16,
+    /// A voting file's random number, by which views name it: a file that takes another's place has another. 0 for other kinds.
+    pub voting: u64,
 }
 
 /// What is wrong with a storage file. [`StorageError`] says where.
@@ -315,6 +327,7 @@ impl Superblock {
         layout.pages_at.set(PAGES_AT);
         layout.data_bytes.set(shape.data_bytes);
         layout.created_ms.set(shape.created_ms);
+        layout.voting.set(self.voting);
         checksum::seal(&mut bytes);
         bytes
     }
@@ -339,9 +352,10 @@ impl Superblock {
         let kind = match layout.kind {
             1 => FileKind::Redo,
             2 => FileKind::Data,
+            3 => FileKind::Voting,
             other => return Err(StorageFault::Field { field: "file kind", expected: 1, found: other.into() }),
         };
-        let fixed: [(&'static str, u64, u64); 9] = [
+        let fixed: [(&'static str, u64, u64); 10] = [
             ("own offset", at, layout.at.get()),
             ("page size", PAGE_SIZE as u64, layout.page_size.get().into()),
             ("log block size", LOG_BLOCK as u64, layout.log_block.get().into()),
@@ -350,6 +364,7 @@ impl Superblock {
             ("double-write pages", DOUBLE_WRITE_PAGES as u64, layout.double_write_pages.get().into()),
             ("pages offset", PAGES_AT, layout.pages_at.get()),
             ("growth flag", u64::from(layout.grow & 1), layout.grow.into()),
+            ("voting file's number present", u64::from(kind == FileKind::Voting), u64::from(layout.voting.get() != 0)),
             ("reserved bytes set", 0, layout.zero.iter().filter(|byte| **byte != 0).count() as u64 + u64::from(layout.reserved.get())),
         ];
         for (field, expected, found) in fixed {
@@ -367,7 +382,7 @@ impl Superblock {
             created_ms: layout.created_ms.get(),
         };
         shape.validate()?;
-        Ok(Superblock { shape, kind, number: layout.number.get() })
+        Ok(Superblock { shape, kind, number: layout.number.get(), voting: layout.voting.get() })
     }
 }
 
@@ -380,18 +395,19 @@ mod tests {
     proptest! {
         #[test]
         fn any_superblock_reads_back(cluster: [u8; 16], threads in 1u16..=64, data_files in 1u16..=1024, ring in 8u64..1 << 24,
-            pages in 64u64..1 << 37, grow: bool, created_ms: u64, number: u16, copy in 0usize..2, data: bool) {
+            pages in 64u64..1 << 37, grow: bool, created_ms: u64, number: u16, copy in 0usize..2, kind in 0usize..3, voting in 1u64..) {
             let cluster = ClusterId(cluster);
             let (ring_bytes, data_bytes) = (ring << 20, pages * PAGE_SIZE as u64);
             let shape = Shape { cluster, threads, data_files, ring_bytes, data_bytes, grow, created_ms };
-            let superblock = Superblock { shape, kind: if data { FileKind::Data } else { FileKind::Redo }, number };
+            let kind = [FileKind::Redo, FileKind::Data, FileKind::Voting][kind];
+            let superblock = Superblock { shape, kind, number, voting: if kind == FileKind::Voting { voting } else { 0 } };
             prop_assert_eq!(Superblock::decode(&superblock.encode(COPIES[copy]), COPIES[copy]), Ok(superblock));
         }
 
         #[test]
-        fn hostile_blocks_with_a_right_checksum_are_refused_or_possible(bytes in prop::collection::vec(any::<u8>(), 112), from in 4usize..112) {
+        fn hostile_blocks_with_a_right_checksum_are_refused_or_possible(bytes in prop::collection::vec(any::<u8>(), 120), from in 4usize..120) {
             let mut block = sample().encode(0);
-            block[from..112].copy_from_slice(&bytes[from..]);
+            block[from..120].copy_from_slice(&bytes[from..]);
             checksum::seal(&mut block);
             if let Ok(superblock) = Superblock::decode(&block, 0) {
                 prop_assert_eq!(superblock.shape.validate(), Ok(()));
@@ -409,7 +425,7 @@ mod tests {
             grow: true,
             created_ms: 1_700_000_000_000,
         };
-        Superblock { shape, kind: FileKind::Redo, number: 3 }
+        Superblock { shape, kind: FileKind::Redo, number: 3, voting: 0 }
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Volume {
         for (kind, number, path) in paths.all() {
             shape.validate().map_err(|fault| StorageError::Fault { file: path.clone(), offset: 0, fault: fault.into() })?;
             let file = disk.open(path, Access::Create(ThreadId(1), shape.file_bytes(kind)))?;
-            let superblock = Superblock { shape, kind, number };
+            let superblock = Superblock { shape, kind, number, voting: 0 };
             if disk.is_device(file)
                 && let Ok(found) = read_copy(&disk, file, 0).await?
             {
@@ -97,6 +97,8 @@ impl Volume {
         match kind {
             FileKind::Redo => self.redo.push(file),
             FileKind::Data => self.data.push(DataFile { file, pages: AtomicU64::new((length - PAGES_AT) / PAGE_SIZE as u64) }),
+            // No place of the configuration's lists: nobody adds one, voting files are opened by membership's driver.
+            FileKind::Voting => {}
         }
     }
 

@@ -69,7 +69,7 @@ async fn open(seams: Seams, disk: Arc<dyn Disk>, path: PathBuf, cluster: Cluster
         return Err(OpenTrouble::Other(format!("{shown} is of cluster {}, not of {cluster}: check `voting` in the configuration", superblock.shape.cluster)));
     }
     match superblock.kind {
-        FileKind::Voting => Ok((superblock.voting_id(), file)),
+        FileKind::Voting => Ok((VotingId(superblock.voting), file)),
         kind => Err(OpenTrouble::Other(format!("{shown} is a {kind} file: check `voting` in the configuration"))),
     }
 }

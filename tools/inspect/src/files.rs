@@ -134,6 +134,8 @@ impl Store {
             match found.kind {
                 FileKind::Redo => redo.push((ThreadId(found.number), at)),
                 FileKind::Data => data.push((found.number, at)),
+                // Never listed: the finding above names it.
+                FileKind::Voting => {}
             }
         }
         let Some(shape) = shape else {
@@ -146,7 +148,7 @@ impl Store {
             match (file.kind, file.number) {
                 (FileKind::Redo, Some(number)) => redo.push((ThreadId(number), at)),
                 (FileKind::Data, Some(number)) => data.push((number, at)),
-                (_, None) => {}
+                (FileKind::Voting, _) | (_, None) => {}
             }
         }
         Ok(Store { opened, shape, redo, data })
