@@ -28,8 +28,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::ThreadId;
 use crate::base::options::{OptionError, Options};
-use crate::fence::locks::Locks;
+use crate::fence::locks::LockFiles;
 use crate::fence::options::{FenceOptions, FenceOptionsError};
+use crate::membership::options::{OptionError as MembershipError, Options as MembershipOptions};
 use crate::node::guard::options::GuardOptions;
 use crate::page::volume::StoragePaths;
 use crate::sql::wire::options::PostgresOptions;
@@ -52,6 +53,9 @@ pub struct Config {
     /// Where clients find it; left out, it serves none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresOptions>,
+    /// Heartbeats, suspicion, leases.
+    #[serde(default)]
+    pub membership: MembershipOptions,
     /// How instances speak with each other.
     #[serde(default)]
     pub interconnect: Interconnect,
@@ -190,6 +194,14 @@ pub enum ConfigError {
         /// Redo files.
         instances: usize,
     },
+    /// `[membership]` can't be used.
+    #[error("{}: membership.{}", file.display(), error.to_string().trim_start_matches("option "))]
+    Membership {
+        /// The configuration file.
+        file: PathBuf,
+        /// Which and why.
+        error: MembershipError,
+    },
     /// `[fence]` can't be used.
     #[error("{}: {error}", file.display())]
     Fence {
@@ -220,6 +232,7 @@ impl Config {
             storage: storage.into(),
             options,
             postgres: None,
+            membership: MembershipOptions::default(),
             interconnect: Interconnect::default(),
             fence: FenceOptions::default(),
             guard: GuardOptions::default(),
@@ -263,6 +276,7 @@ impl Config {
         let of_option = |error| ConfigError::Option { file: name(), error };
         config.options.validate().map_err(of_option)?;
         config.guard.validate().map_err(of_option)?;
+        config.membership.validate().map_err(|error| ConfigError::Membership { file: name(), error })?;
         config.fence.validate().map_err(|error| ConfigError::Fence { file: name(), error })?;
         config.check_instances(file)?;
         if let Some(postgres) = &config.postgres {
@@ -347,8 +361,8 @@ impl Config {
     }
 
     /// The files whose locks prove an instance's death and drain.
-    pub fn locks(&self) -> Locks {
-        Locks { voting: self.storage.voting.clone(), storage: self.storage.redo.iter().chain(&self.storage.data).cloned().collect() }
+    pub fn locks(&self) -> LockFiles {
+        LockFiles { voting: self.storage.voting.clone(), storage: self.storage.redo.iter().chain(&self.storage.data).cloned().collect() }
     }
 
     /// The redo thread that is ours.

@@ -17,8 +17,7 @@ use std::time::Duration;
 
 use super::desk::Desk;
 use super::locks::{Locks, Look};
-use super::{Ends, Guarantee, HostId, Method, Outcome, Victim, remedy};
-use crate::base::runtime::run_job;
+use super::{By, Ends, Guarantee, HostId, Method, Outcome, Victim, remedy};
 use crate::base::{BoxFuture, Seams};
 
 /// Between two looks at what is known: short against a takeover.
@@ -44,8 +43,8 @@ pub struct Guard {
     pub desk: Arc<Desk>,
     /// The way to guards.
     pub demands: Arc<dyn Demands>,
-    /// The storage files, where this process can look at their locks; nothing in simulation.
-    pub locks: Option<Locks>,
+    /// The locks on the storage files, where this process can look at them.
+    pub locks: Option<Arc<dyn Locks>>,
     /// This host.
     pub host: HostId,
     /// Longest time of one attempt.
@@ -60,7 +59,7 @@ impl Guard {
         let mut refused = None;
         loop {
             if let Some(evidence) = self.desk.evidence(&victim) {
-                return Outcome::Confirmed { evidence };
+                return Outcome::Confirmed { by: By::Guard, evidence };
             }
             if demanded.is_none_or(|at| self.seams.now().since(at) >= DEMAND_EVERY) && !self.desk.is_dead(&victim) {
                 demanded = Some(self.seams.now());
@@ -68,11 +67,10 @@ impl Guard {
             }
             let mut seen = None;
             if let Ok(locks) = &locks {
-                let (locks, id) = (locks.clone(), victim.id);
-                match run_job(&self.seams, move || locks.look(id)).await {
+                match locks.look(victim.id).await {
                     Look::Drained => {
                         let evidence = "its locks on all storage files are free on this host: it is dead and its I/O has drained";
-                        return Outcome::Confirmed { evidence: evidence.into() };
+                        return Outcome::Confirmed { by: By::Locks, evidence: evidence.into() };
                     }
                     other => seen = Some(other),
                 }
@@ -85,20 +83,18 @@ impl Guard {
     }
 
     /// The locks that prove the victim's death here, or why none do.
-    fn locks_of(&self, victim: &Victim) -> Result<Locks, String> {
+    fn locks_of(&self, victim: &Victim) -> Result<Arc<dyn Locks>, String> {
         let locks = self.locks.as_ref().ok_or("locks can't be looked at here")?;
         match self.desk.host(victim) {
             Some(host) if host == self.host => {}
             Some(_) => return Err("it ran on another host, so its locks tell nothing here".into()),
             None => return Err("it isn't known which host it ran on, so its locks tell nothing".into()),
         }
-        let usable = locks.between_peers().map_err(|device| {
-            format!("{} is a block device: between instances its locks prove nothing, as each may have a node of its own", device.display())
-        })?;
-        Ok(usable.clone())
+        locks.prove_between_peers()?;
+        Ok(locks.clone())
     }
 
-    fn missing(&self, victim: &Victim, refused: Option<String>, locks: &Result<Locks, String>, seen: Option<Look>) -> String {
+    fn missing(&self, victim: &Victim, refused: Option<String>, locks: &Result<Arc<dyn Locks>, String>, seen: Option<Look>) -> String {
         let asked = match refused {
             _ if self.desk.is_dead(victim) => "its guard reports that it is dead, but not yet that its I/O has drained".to_string(),
             Some(why) => format!("its guard can't be asked: {why}"),

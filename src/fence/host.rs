@@ -25,6 +25,12 @@ impl HostId {
         HostId::parse(text.trim()).ok_or_else(|| HostError { why: format!("{:?} is no UUID", text.trim()) })
     }
 
+    /// The machine's id (`/etc/machine-id`), which outlives reboots; zeroes when it has none.
+    pub fn machine() -> [u8; 16] {
+        let text = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        HostId::parse(text.trim()).unwrap_or_default().0
+    }
+
     /// From a UUID's text.
     pub fn parse(text: &str) -> Option<HostId> {
         let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();

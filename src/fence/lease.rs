@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use super::{Ends, Guarantee, Method, Outcome, Victim};
+use super::{By, Ends, Guarantee, Method, Outcome, Victim};
 use crate::base::{BoxFuture, Seams};
 
 /// What must be true for `lease` to end writes: name, and what it says.
@@ -69,7 +69,7 @@ impl Method for Lease {
         Box::pin(async move {
             seams.sleep(wait(lease)).await;
             let evidence = format!("its lease of {} ms has run out, by waiting {} ms since it was evicted", lease.as_millis(), wait(lease).as_millis());
-            Outcome::Confirmed { evidence }
+            Outcome::Confirmed { by: By::Lease, evidence }
         })
     }
 }

@@ -12,14 +12,14 @@
 //! obtain its lock first (rule 6). Any other file that can't be opened, also because it isn't there, forbids the proof: the path may be wrong here.
 //!
 //! Valid between processes that see the same inodes. Two nodes of one block device are two inodes, and containers have their own: so peers don't
-//! accept this proof for block devices ([`Locks::between_peers`]); a guard and its child share their view of the file system and do.
+//! accept this proof for block devices ([`Locks::prove_between_peers`]); a guard and its child share their view of the file system and do.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::runtime::run_job;
-use crate::base::{Seams, ThreadId};
+use crate::base::{BoxFuture, Seams, ThreadId};
 use crate::disk::lock;
 
 /// Pause between two looks: short against a takeover, long against the cost of a look.
@@ -32,9 +32,21 @@ pub fn guard_lock(instance: ThreadId) -> ThreadId {
     ThreadId(GUARDS_FROM + instance.0)
 }
 
+/// Looks at an instance's locks on all storage files: the real ones, or simulated ones.
+pub trait Locks: Send + Sync + 'static {
+    /// Looks once.
+    fn look(&self, instance: ThreadId) -> BoxFuture<Look>;
+
+    /// Whether one instance may take another's free locks for proof.
+    ///
+    /// # Errors
+    /// Why not.
+    fn prove_between_peers(&self) -> Result<(), String>;
+}
+
 /// The files whose locks tell.
 #[derive(Clone, Debug)]
-pub struct Locks {
+pub struct LockFiles {
     /// The voting files; none for an instance without a cluster, whose other files then tell of its death too.
     pub voting: Vec<PathBuf>,
     /// All redo and data files.
@@ -52,19 +64,7 @@ pub enum Look {
     Unclear(String),
 }
 
-impl Locks {
-    /// The proof as a peer may use it: nothing where block devices are among the files.
-    ///
-    /// # Errors
-    /// The file that is a block device.
-    pub fn between_peers(&self) -> Result<&Locks, PathBuf> {
-        let device = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
-        match self.voting.iter().chain(&self.storage).find(device) {
-            Some(path) => Err(path.clone()),
-            None => Ok(self),
-        }
-    }
-
+impl LockFiles {
     /// Looks once. Blocks as long as opening files does.
     pub fn look(&self, instance: ThreadId) -> Look {
         let (mut free, mut why) = (0, String::new());
@@ -87,18 +87,42 @@ impl Locks {
         }
         Look::Drained
     }
+}
 
-    /// Looks until the instance is proven dead and drained, or nothing can be seen, at most for `patience`; returns what the last look said.
-    pub async fn drained(&self, seams: &Seams, instance: ThreadId, patience: Duration) -> Look {
-        let begun = seams.now();
-        loop {
-            let locks = self.clone();
-            let seen = run_job(seams, move || locks.look(instance)).await;
-            if !matches!(seen, Look::Held(_)) || seams.now().since(begun) >= patience {
-                return seen;
+/// [`Locks`] of real files, looked at by workers.
+pub struct FileLocks {
+    /// Where the looking is done.
+    pub seams: Seams,
+    /// At which files.
+    pub files: LockFiles,
+}
+
+impl Locks for FileLocks {
+    fn look(&self, instance: ThreadId) -> BoxFuture<Look> {
+        let (seams, files) = (self.seams.clone(), self.files.clone());
+        Box::pin(async move { run_job(&seams, move || files.look(instance)).await })
+    }
+
+    fn prove_between_peers(&self) -> Result<(), String> {
+        let device = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+        match self.files.voting.iter().chain(&self.files.storage).find(device) {
+            Some(path) => {
+                Err(format!("{} is a block device: between instances its locks prove nothing, as each may have a node of its own", path.display()))
             }
-            seams.sleep(RETRY).await;
+            None => Ok(()),
         }
+    }
+}
+
+/// Looks until the instance is proven dead and drained, or nothing can be seen, at most for `patience`; returns what the last look said.
+pub async fn drained(seams: &Seams, locks: &dyn Locks, instance: ThreadId, patience: Duration) -> Look {
+    let begun = seams.now();
+    loop {
+        let seen = locks.look(instance).await;
+        if !matches!(seen, Look::Held(_)) || seams.now().since(begun) >= patience {
+            return seen;
+        }
+        seams.sleep(RETRY).await;
     }
 }
 
@@ -108,7 +132,7 @@ mod tests {
 
     struct Files {
         _folder: tempfile::TempDir,
-        locks: Locks,
+        locks: LockFiles,
     }
 
     fn files(voting: usize) -> Files {
@@ -118,7 +142,7 @@ mod tests {
             std::fs::write(&path, "x").unwrap();
             path
         };
-        let locks = Locks {
+        let locks = LockFiles {
             voting: (1..=voting).map(|number| make(format!("voting.{number}"))).collect(),
             storage: ["redo.1", "redo.2", "data.0"].map(|name| make(name.into())).to_vec(),
         };
@@ -151,6 +175,5 @@ mod tests {
         let Files { mut locks, _folder } = files(1);
         locks.storage[1] = beyond;
         assert!(matches!(locks.look(ThreadId(1)), Look::Unclear(_)));
-        assert!(locks.between_peers().is_ok());
     }
 }

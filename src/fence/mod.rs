@@ -72,12 +72,25 @@ pub struct Guarantee {
     pub answers: Ends,
 }
 
+/// What a confirmation rests on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum By {
+    /// The victim's guard has proven its death and drain.
+    Guard,
+    /// Its locks were seen free on this host.
+    Locks,
+    /// Its lease must have run out: the weakest.
+    Lease,
+}
+
 /// What came of an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// The victim is fenced, as far as the method's [`Guarantee`] says.
     Confirmed {
-        /// What that rests on.
+        /// What that rests on, as the view that strikes the victim out records it.
+        by: By,
+        /// The same for people.
         evidence: String,
     },
     /// The method can't be used against this victim: no attempt will do better until something is changed.
@@ -97,7 +110,7 @@ pub enum Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Outcome::Confirmed { evidence } => write!(f, "confirmed: {evidence}"),
+            Outcome::Confirmed { evidence, .. } => write!(f, "confirmed: {evidence}"),
             Outcome::Failed { why } => write!(f, "failed: {why}"),
             Outcome::Unknown { why, remedy } => write!(f, "unknown: {why}; {remedy}"),
         }
@@ -141,6 +154,7 @@ impl Fencer {
         let (mut writes, mut answers) = (false, false);
         let (mut evidence, mut missing) = (Vec::new(), Vec::new());
         let mut hopeless = true;
+        let mut weakest = By::Guard;
         for method in &self.methods {
             let Guarantee { writes: of_writes, answers: of_answers } = method.guarantee();
             if !(of_writes.ends() && !writes || of_answers.ends() && !answers) {
@@ -149,7 +163,8 @@ impl Fencer {
             let outcome = method.fence(victim).await;
             tracing::info!(%victim, method = method.name(), %outcome, "fence attempt");
             match outcome {
-                Outcome::Confirmed { evidence: found } => {
+                Outcome::Confirmed { by, evidence: found } => {
+                    weakest = weakest.max(by);
                     writes |= of_writes.ends();
                     answers |= of_answers.ends();
                     hopeless = false;
@@ -162,7 +177,7 @@ impl Fencer {
                 }
             }
             if writes && answers {
-                return Outcome::Confirmed { evidence: evidence.join("; ") };
+                return Outcome::Confirmed { by: weakest, evidence: evidence.join("; ") };
             }
         }
         let open = match (writes, answers) {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::desk::{Desk, Refused};
 use super::guard::{Demands, Guard};
 use super::lease::{Lease, wait};
-use super::locks::Locks;
+use super::locks::{FileLocks, LockFiles, Locks};
 use super::message::{DEMAND, REPORT, Report};
 use super::*;
 use crate::base::Seams;
@@ -34,19 +34,20 @@ impl Demands for Line {
     }
 }
 
-fn guard(seams: Seams, line: &Arc<Line>, locks: Option<Locks>) -> Guard {
+fn guard(seams: Seams, line: &Arc<Line>, locks: Option<LockFiles>) -> Guard {
+    let locks = locks.map(|files| Arc::new(FileLocks { seams: seams.clone(), files }) as Arc<dyn Locks>);
     Guard { seams, desk: Arc::new(Desk::default()), demands: line.clone(), locks, host: HERE, attempt: ATTEMPT }
 }
 
 /// An instance's files, all locked by it.
-fn locked() -> (tempfile::TempDir, Locks, Vec<lock::Freed>) {
+fn locked() -> (tempfile::TempDir, LockFiles, Vec<lock::Freed>) {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["voting.1", "redo.1", "redo.2", "data.0"].map(|name| folder.path().join(name));
     for path in &paths {
         std::fs::write(path, "x").unwrap();
     }
     let held = paths.iter().map(|path| lock::probe(path, VICTIM.id).unwrap()).collect();
-    (folder, Locks { voting: paths[..1].to_vec(), storage: paths[1..].to_vec() }, held)
+    (folder, LockFiles { voting: paths[..1].to_vec(), storage: paths[1..].to_vec() }, held)
 }
 
 fn unknown(outcome: Outcome) -> (String, String) {
@@ -78,7 +79,7 @@ fn a_report_or_a_record_of_the_death_confirms_and_nothing_less() {
     assert!(matches!(fence(&guard), Outcome::Confirmed { .. }));
     let other = self::guard(sim.runtime(), &line, None);
     assert!(other.desk.recorded(VICTIM.id, Incarnation(8)));
-    assert!(matches!(fence(&other), Outcome::Confirmed { evidence } if evidence.contains("voting files")));
+    assert!(matches!(fence(&other), Outcome::Confirmed { evidence, .. } if evidence.contains("voting files")));
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn locks_prove_only_what_ran_on_this_host_in_this_incarnation() {
         assert!(why.contains("still has"), "{why}");
         drop(one);
     }
-    assert!(matches!(fence(), Outcome::Confirmed { evidence } if evidence.contains("locks")));
+    assert!(matches!(fence(), Outcome::Confirmed { evidence, .. } if evidence.contains("locks")));
     for (incarnation, host, complaint) in [(7, ELSEWHERE, "another host"), (8, HERE, "isn't known which host")] {
         guard.desk.runs_on(VICTIM.id, Incarnation(incarnation), host);
         let (why, _) = unknown(fence());
@@ -142,14 +143,14 @@ fn scripted(name: &'static str, writes: bool, answers: bool, outcome: &Outcome) 
 fn a_fence_is_confirmed_when_writes_and_answers_are_ended() {
     let sim = Sim::new(4);
     let run = |methods| sim.run(async move { Fencer::new(methods).fence(VICTIM).await });
-    let confirmed = Outcome::Confirmed { evidence: "sure".into() };
+    let confirmed = Outcome::Confirmed { by: By::Guard, evidence: "sure".into() };
     let unknown_ = Outcome::Unknown { why: "dark".into(), remedy: "light".into() };
     let failed = Outcome::Failed { why: "absent".into() };
     let both = |outcome| scripted("both", true, true, outcome);
     let writes = |outcome| scripted("writes", true, false, outcome);
     let answers = |outcome| scripted("answers", false, true, outcome);
-    assert_eq!(run(vec![both(&confirmed), writes(&failed)]), Outcome::Confirmed { evidence: "both: sure".into() });
-    assert_eq!(run(vec![writes(&confirmed), answers(&confirmed)]), Outcome::Confirmed { evidence: "writes: sure; answers: sure".into() });
+    assert_eq!(run(vec![both(&confirmed), writes(&failed)]), Outcome::Confirmed { by: By::Guard, evidence: "both: sure".into() });
+    assert_eq!(run(vec![writes(&confirmed), answers(&confirmed)]), Outcome::Confirmed { by: By::Guard, evidence: "writes: sure; answers: sure".into() });
     assert!(matches!(run(vec![both(&unknown_), both(&confirmed)]), Outcome::Confirmed { .. }));
     let (why, _) = unknown(run(vec![writes(&confirmed), answers(&unknown_)]));
     assert!(why.contains("its answers to clients may go on: answers: dark"), "{why}");

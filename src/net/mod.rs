@@ -20,9 +20,16 @@ use bytes::Bytes;
 
 use crate::base::{BoxFuture, Epoch, Incarnation, ThreadId};
 
+mod backoff;
 pub mod counters;
+pub mod frame;
+pub mod hello;
+mod inbox;
+pub mod memory;
+pub mod sequence;
 
 pub use counters::{Counters, Refusal};
+pub use inbox::QuotaLimits;
 
 /// What kind of process speaks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

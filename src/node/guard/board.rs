@@ -1,0 +1,288 @@
+//! The guard's view of the voting files: it reads everything at the voting interval, and writes its own sector.
+//!
+//! One task a file, so that a file that stalls holds up no other, and one I/O of a task at a time: so no two writes of the sector are in flight
+//! on one file (rule 3). That holds across guards, too: the file is opened under the guard's lock, which the kernel gives up only when the I/O
+//! of the guard before has drained. Reads go on whether the child runs, is stopped, or is gone.
+//!
+//! The sector's contents are replaced as a whole; a file that was late gets the newest. An unreadable file is one that did not answer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use super::voting::{self, VotingFile};
+use super::GuardError;
+use crate::base::{ClusterId, Epoch, Incarnation, Instant, Seams, ThreadId};
+use crate::disk::{Access, Buffer, Disk, DiskError, Durability};
+use crate::fence::locks::guard_lock;
+use crate::membership::guard::GuardRecord;
+use crate::membership::heartbeat::head;
+use crate::membership::sector::{Place, SectorKind};
+use crate::membership::survey::{Snapshot, Survey};
+use crate::membership::VotingId;
+use crate::page::superblock::{Shape, StorageError};
+
+/// Between two tries to open a file that could not be opened.
+const REOPEN: Duration = Duration::from_secs(2);
+/// Longest wait for a majority when the guard starts.
+const FIRST_READ: Duration = Duration::from_secs(30);
+/// Longest wait for the voting files when a child has died: what they would say is useful, but not worth more.
+const AFTER_DEATH: Duration = Duration::from_secs(1);
+/// Longest wait for a guard that is going.
+const GUARD_GOES: Duration = Duration::from_secs(2);
+/// Between two tries to obtain its lock.
+const EVERY: Duration = Duration::from_millis(5);
+
+/// What is needed to open it.
+pub(super) struct Opening {
+    pub(super) seams: Seams,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) id: ThreadId,
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) interval: Duration,
+}
+
+/// The board. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Board {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    seams: Seams,
+    disk: Arc<dyn Disk>,
+    id: ThreadId,
+    interval: Duration,
+    cluster: ClusterId,
+    shape: Shape,
+    /// The guard's own life, as the heads of its sectors carry it.
+    life: Incarnation,
+    /// By position in the configuration.
+    places: Mutex<Vec<Slot>>,
+    wanted: watch::Sender<Wanted>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Wanted {
+    sequence: u64,
+    record: GuardRecord,
+    epoch: Epoch,
+}
+
+struct Slot {
+    path: PathBuf,
+    voting: Option<VotingFile>,
+    latest: Option<Snapshot>,
+    acked: u64,
+}
+
+impl Board {
+    /// Opens the files, of which a majority must answer, and begins a life.
+    pub(super) async fn open(opening: Opening) -> Result<Board, GuardError> {
+        let Opening { seams, disk, id, paths, interval } = opening;
+        let mut opened = Vec::new();
+        let mut why = None;
+        let mut shape: Option<Shape> = None;
+        for path in &paths {
+            match open_when_free(&seams, &disk, path, id, shape.map(|shape| shape.cluster)).await {
+                Ok(voting) => {
+                    shape.get_or_insert(voting.shape);
+                    opened.push(Some(voting));
+                }
+                Err(StorageError::Disk(DiskError::InUse { .. })) => return Err(GuardError::Second { id, file: path.clone() }),
+                Err(error) => {
+                    tracing::error!(file = %path.display(), %error, "a voting file can't be used; a majority of the others must do");
+                    why = Some(error);
+                    opened.push(None);
+                }
+            }
+        }
+        let majority = paths.len() / 2 + 1;
+        let Some(shape) = shape.filter(|_| opened.iter().flatten().count() >= majority) else {
+            let why = why.map_or_else(|| "none is configured".into(), |error| error.to_string());
+            return Err(GuardError::NoMajority { files: paths.len(), why });
+        };
+        let files: Vec<VotingFile> = opened.iter().flatten().cloned().collect();
+        let answers = read_some(&seams, &disk, &files, majority, FIRST_READ).await;
+        if answers.len() < majority {
+            let why = format!("only {} answered within {} s", answers.len(), FIRST_READ.as_secs());
+            return Err(GuardError::NoMajority { files: paths.len(), why });
+        }
+        let survey = Survey::of(answers);
+        let before = survey.guard(id).map_or(Incarnation(0), |(head, _)| head.incarnation);
+        let (wanted, _) = watch::channel(Wanted::default());
+        let slot = |(path, voting)| Slot { path, voting, latest: None, acked: 0 };
+        let places = Mutex::new(paths.into_iter().zip(opened).map(slot).collect());
+        let life = Incarnation(before.0 + 1);
+        let shared = Shared { seams, disk, id, interval, cluster: shape.cluster, shape, life, places, wanted };
+        let board = Board { shared: Arc::new(shared) };
+        for snapshot in survey.snapshots() {
+            board.keep(snapshot.clone());
+        }
+        Ok(board)
+    }
+
+    /// The guard's own life.
+    pub(super) fn life(&self) -> Incarnation {
+        self.shared.life
+    }
+
+    /// The cluster's shape.
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shared.shape
+    }
+
+    /// Starts reading and writing for ever; each read is told to `heard`.
+    pub(super) fn run(&self, heard: &mpsc::Sender<()>) {
+        let count = self.shared.places.lock().len();
+        for at in 0..count {
+            let (board, heard) = (self.clone(), heard.clone());
+            self.shared.seams.spawn("guard's voting file", Box::pin(async move { board.serve(at, &heard).await }));
+        }
+    }
+
+    /// What the files said last.
+    pub(super) fn survey(&self) -> Survey {
+        Survey::of(self.shared.places.lock().iter().filter_map(|slot| slot.latest.clone()))
+    }
+
+    /// Writes this record to all files, as soon as each can take it.
+    pub(super) fn record(&self, record: GuardRecord) {
+        let epoch = self.survey().newest().map_or(Epoch(0), |view| view.epoch);
+        self.shared.wanted.send_modify(|wanted| *wanted = Wanted { sequence: wanted.sequence + 1, record, epoch });
+    }
+
+    /// The newest life of the guard's instance that ran on the host of boot `boot`, by reads that begin now.
+    pub(super) async fn highest_on(&self, boot: [u8; 16]) -> Option<Incarnation> {
+        let files: Vec<VotingFile> = self.shared.places.lock().iter().filter_map(|slot| slot.voting.clone()).collect();
+        let all = files.len();
+        let answers = read_some(&self.shared.seams, &self.shared.disk, &files, all, AFTER_DEATH).await;
+        let at = usize::from(self.shared.id.0) - 1;
+        let beats = answers.iter().filter_map(|snapshot| snapshot.instances.get(at)?.heartbeat.as_ref());
+        beats.filter(|(_, beat)| beat.host.boot == boot).map(|(head, _)| head.incarnation).max()
+    }
+
+    async fn serve(&self, at: usize, heard: &mpsc::Sender<()>) {
+        let mut wanted = self.shared.wanted.subscribe();
+        let mut failing: Option<Instant> = None;
+        loop {
+            let now = *wanted.borrow_and_update();
+            match self.turn(at, now).await {
+                Ok(()) => {
+                    if failing.take().is_some() {
+                        tracing::info!(file = %self.path(at).display(), "the voting file answers again");
+                    }
+                }
+                Err(error) => {
+                    self.shared.places.lock()[at].latest = None;
+                    if failing.is_none() {
+                        failing = Some(self.shared.seams.now());
+                        tracing::warn!(file = %self.path(at).display(), %error, "the voting file doesn't answer");
+                    }
+                }
+            }
+            // Whoever hears it looks at everything: one in the queue is enough.
+            let _ = heard.try_send(());
+            let pause = if failing.is_some() { REOPEN } else { self.shared.interval };
+            tokio::select! {
+                biased;
+                changed = wanted.changed(), if failing.is_none() => if changed.is_err() { return },
+                () = self.shared.seams.sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Opens the file if it isn't, writes what is wanted there, reads what stands there.
+    async fn turn(&self, at: usize, wanted: Wanted) -> Result<(), StorageError> {
+        let Shared { disk, id, cluster, .. } = &*self.shared;
+        let (path, voting, acked) = {
+            let places = self.shared.places.lock();
+            (places[at].path.clone(), places[at].voting.clone(), places[at].acked)
+        };
+        let voting = match voting {
+            Some(voting) => voting,
+            None => {
+                let opened = voting::open(disk, &path, Access::Write(guard_lock(*id)), Some(*cluster)).await?;
+                self.shared.places.lock()[at].voting = Some(opened.clone());
+                opened
+            }
+        };
+        if wanted.sequence > acked {
+            let place = Place { cluster: *cluster, file: voting.id, instance: *id, kind: SectorKind::Guard };
+            let head = head(self.shared.life, wanted.sequence, wanted.epoch, &self.acked());
+            let bytes = wanted.record.encode(&place, &head);
+            let offset = SectorKind::Guard.at(*id);
+            disk.write(voting.file, offset, Buffer::copy_of(&bytes[..]), Durability::Durable).await.1?;
+            self.shared.places.lock()[at].acked = wanted.sequence;
+        }
+        let snapshot = voting::read(disk, &voting).await?;
+        self.shared.places.lock()[at].latest = Some(snapshot);
+        Ok(())
+    }
+
+    fn path(&self, at: usize) -> PathBuf {
+        self.shared.places.lock()[at].path.clone()
+    }
+
+    fn acked(&self) -> Vec<(VotingId, u64)> {
+        let places = self.shared.places.lock();
+        places.iter().filter_map(|slot| Some((slot.voting.as_ref()?.id, slot.acked))).collect()
+    }
+
+    fn keep(&self, snapshot: Snapshot) {
+        let mut places = self.shared.places.lock();
+        let is_of = |slot: &&mut Slot| slot.voting.as_ref().is_some_and(|voting| voting.id == snapshot.file);
+        if let Some(slot) = places.iter_mut().find(is_of) {
+            slot.latest = Some(snapshot);
+        }
+    }
+}
+
+/// Opens a voting file under the guard's lock, waiting a moment for a guard that is going.
+async fn open_when_free(
+    seams: &Seams,
+    disk: &Arc<dyn Disk>,
+    path: &std::path::Path,
+    id: ThreadId,
+    cluster: Option<ClusterId>,
+) -> Result<VotingFile, StorageError> {
+    let begun = seams.now();
+    loop {
+        match voting::open(disk, path, Access::Write(guard_lock(id)), cluster).await {
+            Err(StorageError::Disk(DiskError::InUse { .. })) if seams.now().since(begun) < GUARD_GOES => seams.sleep(EVERY).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Reads `files` at once, until `enough` have answered or `patience` is over.
+async fn read_some(seams: &Seams, disk: &Arc<dyn Disk>, files: &[VotingFile], enough: usize, patience: Duration) -> Vec<Snapshot> {
+    let (send, mut receive) = mpsc::channel(files.len().max(1));
+    for file in files {
+        let (disk, file, send) = (disk.clone(), file.clone(), send.clone());
+        let read = async move {
+            match voting::read(&disk, &file).await {
+                // Nobody listens any more when there were enough.
+                Ok(snapshot) => drop(send.send(snapshot).await),
+                Err(error) => tracing::warn!(file = %file.path.display(), %error, "a voting file doesn't answer"),
+            }
+        };
+        seams.spawn("guard's look at a voting file", Box::pin(read));
+    }
+    drop(send);
+    let (mut answers, mut late) = (Vec::new(), seams.sleep(patience));
+    while answers.len() < enough {
+        tokio::select! {
+            biased;
+            answer = receive.recv() => match answer {
+                Some(snapshot) => answers.push(snapshot),
+                None => break,
+            },
+            () = &mut late => break,
+        }
+    }
+    answers
+}
