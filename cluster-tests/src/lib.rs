@@ -1,5 +1,6 @@
 //! Shared parts of the cluster tests: scenarios, checkers, servers to talk to, the faulty FUSE disk.
 
+pub mod cluster;
 pub mod commands;
 pub mod conversation;
 pub mod differential;

@@ -497,6 +497,12 @@ impl Process {
         self.shared.state.lock().processes[self.number].alive
     }
 
+    /// Starts another process of the simulation: for what restarts processes from within.
+    pub fn sibling(&self, name: &str) -> Process {
+        let number = self.shared.state.lock().add_process(name);
+        Process { shared: self.shared.clone(), number }
+    }
+
     /// The name given.
     pub fn name(&self) -> String {
         self.shared.state.lock().processes[self.number].name.clone()

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::files::{Files, OpenTrouble, Opened};
 use super::status::{FenceStatus, FileState, Life, PeerStatus, lives, park_text, stop_text};
 use super::{Board, Member, MemberError, OpenLink, Order, Setup, Standing, outcome_of};
-use crate::base::{BoxFuture, ClusterId, Gate, Incarnation, Seams, ThreadId};
+use crate::base::{BoxFuture, ClusterId, Gate, Incarnation, Instant, Seams, ThreadId};
 use crate::fence::desk::Desk;
 use crate::fence::guard::Demands;
 use crate::fence::message::{DEMAND, Demand, is_ours};
@@ -26,7 +26,7 @@ use crate::membership::sector::VotingId;
 use crate::membership::survey::Snapshot;
 use crate::membership::view::{Method, View};
 use crate::membership::{Event, FenceOutcome, Input, Options, Output, StopReason};
-use crate::net::{Arrival, Lane, Link, Peer};
+use crate::net::{Arrival, Lane, Link, Peer, Refusal};
 
 /// The way to guards, once there is a link.
 #[derive(Default)]
@@ -49,6 +49,14 @@ pub(super) enum News {
     Linked(Result<Arc<dyn Link>, String>),
     Arrived(Arrival),
     Attempted { victim: Victim, outcome: crate::fence::Outcome },
+}
+
+/// Signs of life of a peer, for people. The core has its own record of them.
+#[derive(Clone, Copy, Default)]
+struct Signs {
+    network: Option<Instant>,
+    disk: Option<((Incarnation, u64), Instant)>,
+    suspected: bool,
 }
 
 /// The driver's state.
@@ -74,6 +82,7 @@ pub(super) struct Driver {
     /// What the last attempt at each unconfirmed fence came to.
     attempts: BTreeMap<ThreadId, (Incarnation, Option<String>)>,
     failed_files: BTreeMap<VotingId, String>,
+    signs: BTreeMap<ThreadId, Signs>,
     replacing: Vec<(usize, u8, tokio::sync::oneshot::Sender<Result<(), String>>)>,
     over: bool,
 }
@@ -151,6 +160,7 @@ pub(super) async fn start(setup: Setup, board: Arc<Board>) -> Result<Member, Mem
         view: None,
         attempts: BTreeMap::new(),
         failed_files: BTreeMap::new(),
+        signs: BTreeMap::new(),
         replacing: Vec::new(),
         over: false,
     };
@@ -275,14 +285,27 @@ impl Driver {
     }
 
     fn arrived(&mut self, arrival: Arrival) {
-        let Arrival::Frame { from, lane, kind, body, .. } = arrival else {
-            tracing::debug!(?arrival, "interconnect");
-            return;
+        let (from, lane, kind, body) = match arrival {
+            Arrival::Frame { from, lane, kind, body, .. } => (from, lane, kind, body),
+            // Before it is a member, it follows: there is nothing of an older epoch that it could have sent or believed.
+            Arrival::Refused { reason: Refusal::StaleEpoch, epoch, .. } if self.board.joined.borrow().is_none() => {
+                if let Some(link) = self.errands.link.get() {
+                    link.set_epoch(epoch);
+                }
+                return;
+            }
+            other => {
+                tracing::debug!(arrival = ?other, "interconnect");
+                return;
+            }
         };
         let id = from.peer.instance;
         match (lane, kind) {
             (Lane::Heartbeat, BEAT) => match Beat::decode(&body) {
-                Ok(beat) if beat.incarnation == from.incarnation => self.step(Input::Beat { from: id, beat }),
+                Ok(beat) if beat.incarnation == from.incarnation => {
+                    self.signs.entry(id).or_default().network = Some(self.seams.now());
+                    self.step(Input::Beat { from: id, beat });
+                }
                 Ok(beat) => tracing::warn!(peer = %from.peer, claimed = beat.incarnation.0, "a heartbeat of another incarnation than its sender's"),
                 Err(fault) => tracing::warn!(peer = %from.peer, %fault, "a heartbeat that can't be read"),
             },
@@ -303,6 +326,10 @@ impl Driver {
                 && head.sequence > 0
             {
                 self.desk.runs_on(id, head.incarnation, host_id(&heartbeat.host));
+                let signs = self.signs.entry(id).or_default();
+                if signs.disk.is_none_or(|(age, _)| age < head.age()) {
+                    signs.disk = Some((head.age(), self.seams.now()));
+                }
             }
             if let Some((_, record)) = &sectors.guard
                 && record.child == Child::Drained
@@ -380,8 +407,14 @@ impl Driver {
                 tracing::info!(instance = self.instance.0, "serves again");
                 self.board.parked.send_replace(None);
             }
-            Event::Suspected { id, silent_ms } => tracing::warn!(peer = id.0, silent_ms, "silent on the interconnect and the voting files: suspected"),
-            Event::Cleared { id } => tracing::info!(peer = id.0, "heard again"),
+            Event::Suspected { id, silent_ms } => {
+                tracing::warn!(peer = id.0, silent_ms, "silent on the interconnect and the voting files: suspected");
+                self.signs.entry(*id).or_default().suspected = true;
+            }
+            Event::Cleared { id } => {
+                tracing::info!(peer = id.0, "heard again");
+                self.signs.entry(*id).or_default().suspected = false;
+            }
             Event::FileFailed { file, why } => {
                 tracing::error!(%file, %why, "a voting file failed: the others decide; replace it with `clusterctl voting replace`");
                 self.failed_files.insert(*file, why.to_string());
@@ -436,11 +469,12 @@ impl Driver {
             }
         }
         let now = self.seams.now();
-        let heartbeats = self.core.peers(now).into_iter().map(|peer| PeerStatus {
-            peer: peer.id.0,
-            network_age_ms: peer.network_age_ms,
-            disk_age_ms: peer.disk_age_ms,
-            suspected: peer.suspected,
+        let age = |at: Instant| now.since(at).as_millis() as u64;
+        let others = self.view.iter().flat_map(|view| &view.members).filter(|member| member.id != self.instance);
+        let heartbeats = others.map(|member| {
+            let signs = self.signs.get(&member.id).copied().unwrap_or_default();
+            let (network_age_ms, disk_age_ms) = (signs.network.map(age), signs.disk.map(|(_, at)| age(at)));
+            PeerStatus { peer: member.id.0, network_age_ms, disk_age_ms, suspected: signs.suspected }
         });
         let heartbeats = heartbeats.collect();
         let parked = (*self.board.parked.borrow()).map(|reason| park_text(reason).to_string());

@@ -18,8 +18,6 @@
 mod driver;
 mod files;
 mod status;
-#[cfg(test)]
-mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -227,10 +225,10 @@ impl Member {
     ///
     /// # Errors
     /// [`MemberError::Stopped`] for another reason.
-    pub async fn leave(&self) -> Result<Arc<View>, MemberError> {
+    pub async fn leave(&self) -> Result<(), MemberError> {
         self.order(Order::Input(Input::Leave));
         match self.stopped().await {
-            StopReason::Left { by } => Ok(by),
+            StopReason::Left { .. } => Ok(()),
             other => Err(self.stopped_as(other)),
         }
     }

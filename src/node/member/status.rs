@@ -99,7 +99,8 @@ pub(super) fn park_text(reason: ParkReason) -> &'static str {
 pub(super) fn stop_text(reason: &StopReason) -> String {
     match reason {
         StopReason::Evicted { by } => format!("the view of epoch {} evicted it", by.epoch.0),
-        StopReason::Left { by } => format!("it left with epoch {}", by.epoch.0),
+        StopReason::Left { by: Some(view) } => format!("it left with epoch {}", view.epoch.0),
+        StopReason::Left { by: None } => "it left".into(),
         StopReason::Displaced { by } => format!("incarnation {} of it lives", by.0),
         StopReason::LiveIdentity { incarnation } => format!("incarnation {} of it is alive: its heartbeat on the voting files changes", incarnation.0),
         StopReason::Unproven { incarnation, .. } => format!(
