@@ -212,8 +212,8 @@ pub enum StopReason {
     },
     /// It left by [`Input::Leave`].
     Left {
-        /// The view without it.
-        by: Arc<View>,
+        /// The newest view known: without it.
+        by: Option<Arc<View>>,
     },
     /// A newer life has this identity.
     Displaced {

@@ -7,6 +7,7 @@
 //! What it deliberately does not do: fence (it says whom), recover (it says who is dead and confirmed), carry messages.
 
 pub mod ballot;
+pub mod connectivity;
 pub mod guard;
 pub mod heartbeat;
 pub mod io;
@@ -14,6 +15,7 @@ pub mod member;
 pub mod messages;
 pub mod options;
 pub mod paxos;
+pub mod phi;
 pub mod sector;
 pub mod slots;
 pub mod survey;

@@ -81,7 +81,7 @@ impl Method {
     }
 }
 
-/// A fence that this view records as confirmed: from here on its log may be recovered and its identity return.
+/// A fence that a view records as confirmed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Confirmation {
     /// The evicted instance.
@@ -114,7 +114,7 @@ pub struct View {
     pub members: Vec<Identity>,
     /// Evicted, fence not confirmed yet: nothing of theirs is recovered, and their instance isn't a member, until they are struck out.
     pub unconfirmed: Vec<Identity>,
-    /// Struck out, or evicted with proof, by this very view.
+    /// Fence confirmed: the newest evicted life of each instance that hasn't returned since. Its log may be recovered, its identity return.
     pub confirmed: Vec<Confirmation>,
     /// Which member masters which slot.
     pub slots: Slots,
@@ -169,14 +169,11 @@ impl View {
         let mut next = self.clone();
         next.epoch = Epoch(self.epoch.0 + 1);
         next.coordinator = proposer;
-        next.confirmed.clear();
         let out = |member: &Identity| change.leave.contains(member) || change.evict.iter().any(|(evicted, _)| evicted == member);
         next.members.retain(|member| !out(member));
         for (evicted, proof) in change.evict.iter().filter(|(evicted, _)| self.members.contains(evicted)) {
             match proof {
-                Some(method) => {
-                    next.confirmed.push(Confirmation { id: evicted.id, incarnation: evicted.incarnation, method: *method });
-                }
+                Some(method) => next.confirm(Confirmation { id: evicted.id, incarnation: evicted.incarnation, method: *method }),
                 None => next.unconfirmed.push(*evicted),
             }
         }
@@ -184,12 +181,13 @@ impl View {
             let whose = Identity::new(confirmation.id, confirmation.incarnation);
             if let Some(at) = next.unconfirmed.iter().position(|identity| *identity == whose) {
                 next.unconfirmed.remove(at);
-                next.confirmed.push(*confirmation);
+                next.confirm(*confirmation);
             }
         }
         for join in &change.join {
             if !next.members.iter().chain(&next.unconfirmed).any(|identity| identity.id == join.id) {
                 next.members.push(*join);
+                next.confirmed.retain(|confirmation| confirmation.id != join.id);
             }
         }
         next.members.sort_unstable();
@@ -205,6 +203,16 @@ impl View {
         let ids: Vec<ThreadId> = next.members.iter().map(|member| member.id).collect();
         next.slots = self.slots.assigned_to(&ids);
         next
+    }
+
+    fn confirm(&mut self, confirmation: Confirmation) {
+        self.confirmed.retain(|older| older.id != confirmation.id);
+        self.confirmed.push(confirmation);
+    }
+
+    /// Whether the fence of this life, or of a later one of its instance, is confirmed here.
+    pub fn proves(&self, identity: Identity) -> bool {
+        self.confirmed.iter().any(|confirmation| confirmation.id == identity.id && confirmation.incarnation >= identity.incarnation)
     }
 
     /// The member with this number.

@@ -1,0 +1,5 @@
+//! Many members stepped against simulated voting files and a simulated network.
+
+mod faults;
+mod scenarios;
+mod world;
