@@ -16,6 +16,7 @@ pub mod netns;
 pub mod pgbench;
 pub mod postgres;
 pub mod regroup;
+pub mod rogue;
 pub mod samples;
 pub mod seeds;
 pub mod sessions;

@@ -103,7 +103,7 @@ pub struct Interconnect {
     /// Where an instance and its guard listen for their peers unless `[[instances]]` says otherwise. Port 0, any free one, is best: peers find the
     /// port on the voting files. Default 127.0.0.1:0.
     pub listen: SocketAddr,
-    /// Folder of the certificates, relative to the configuration: `ca.pem`, and this host's `instance-N.pem` and `instance-N.key`.
+    /// Folder of the certificates, relative to the configuration: `ca.pem`, and this host's `instance-N.pem`.
     pub tls: PathBuf,
 }
 

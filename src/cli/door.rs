@@ -60,6 +60,16 @@ impl Door {
         server.starting(format!("recovery, phase {phase}: {done}{of} {unit}{left}"));
     }
 
+    /// Clients that come are sent to where SQL is served.
+    pub(super) fn elsewhere(&self, config: &Config) {
+        let Some((server, ..)) = &self.way else { return };
+        let at = match config.listen_of(1) {
+            Some(address) if address.port() != 0 => format!("at {address}"),
+            _ => "where `clusterctl status` shows it".into(),
+        };
+        server.elsewhere(format!("In this version only instance 1 serves SQL: connect {at}."));
+    }
+
     /// Lets clients in.
     pub(super) async fn open(&self, store: &Arc<Store>, seams: &Seams) -> Result<(), CommandError> {
         let Some((server, _, options)) = &self.way else { return Ok(()) };

@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
@@ -21,14 +22,18 @@ use super::template::{self, Chosen};
 use super::{CommandError, on_runtime};
 use crate::base::limits::THREADS_MAX;
 use crate::base::options::{DiskKind, Options};
-use crate::base::{ClusterId, Seams};
+use crate::base::{ClusterId, Seams, ThreadId};
 use crate::disk::Disk;
+use crate::membership::{View, VotingId};
+use crate::node::guard::voting;
 use crate::node::store::Store;
 use crate::page::superblock::Shape;
 use crate::page::volume::StoragePaths;
 
 /// The port of instance 1, unless another is asked for.
 const PORT: u16 = 7432;
+/// How long the certificates are valid: as long as clusters live. What ends earlier stops clusters at night.
+const VALID_FOR: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// What to make.
 #[derive(ClapArgs)]
@@ -126,6 +131,16 @@ pub(super) fn new_cluster_id(seams: &Seams) -> ClusterId {
     ClusterId(id)
 }
 
+/// Makes the voting files, with a view that nobody belongs to.
+async fn make_voting_files(seams: &Seams, disk: &Arc<dyn Disk>, paths: &[PathBuf], shape: Shape) -> Result<(), CommandError> {
+    let ids: Vec<VotingId> = paths.iter().map(|_| voting::new_id(seams)).collect();
+    let genesis = View::genesis(&ids);
+    for ((path, id), number) in paths.iter().zip(&ids).zip(0..) {
+        voting::create(disk, path, shape, number, *id, Some(&genesis)).await?;
+    }
+    Ok(())
+}
+
 /// A cluster in the making; dropped before it is kept, it is removed.
 struct Making {
     cluster: ClusterDir,
@@ -190,8 +205,8 @@ impl Making {
         let paths = StoragePaths { redo: paths_of(&redo), data: paths_of(&data) };
         let shape = shape(args, new_cluster_id(seams), seams.wall_ms());
         Store::create(seams.clone(), disk.clone(), &paths, shape).await?;
-        super::voting::create(&disk, &paths_of(&voting), shape).await?;
-        self.make_certificates(shape.cluster, args.instances)?;
+        make_voting_files(seams, &disk, &paths_of(&voting), shape).await?;
+        self.make_certificates(shape.cluster, args.instances, shape.created_ms)?;
         let mut options = vec![("cache_bytes", args.cache.to_string())];
         if args.disk != DiskKind::Auto {
             options.push(("disk", toml::Value::try_from(args.disk)?.to_string()));
@@ -204,12 +219,22 @@ impl Making {
         wrote.map_err(|error| format!("can't write {}: {error}", written.display()).into())
     }
 
+    /// The cluster's authority, and a certificate for each instance.
+    fn make_certificates(&mut self, cluster: ClusterId, instances: u16, now_ms: u64) -> Result<(), CommandError> {
+        let folder = self.cluster.tls();
+        self.make_directory(&folder)?;
+        let _ = (cluster, instances, now_ms, VALID_FOR, ThreadId(1)); // CERTIFICATES
+        Ok(())
+    }
+
     /// The last step: from here on it is a cluster.
     fn keep(mut self) -> Result<ClusterDir, CommandError> {
         let cluster = self.cluster.clone();
         let written = self.written.take().ok_or("the configuration wasn't written")?;
         // Files made so far must not be lost behind a configuration that is durable; and the mark goes first, as what lies beside it may be removed.
-        sync_directory(&cluster.storage())?;
+        for directory in [cluster.storage(), cluster.tls()] {
+            sync_directory(&directory)?;
+        }
         std::fs::remove_file(cluster.unfinished_file())?;
         let renamed = std::fs::rename(&written, cluster.config_file());
         renamed.map_err(|error| format!("can't make {}: {error}", cluster.config_file().display()))?;
@@ -275,7 +300,7 @@ fn tell(cluster: &ClusterDir, args: &Args) {
         count(args.data_files, "data file"),
         count(args.voting_files, "voting file")
     );
-    println!("  certificates: {} (ca.key signs new ones: keep it safe)", cluster.tls().display());
+    println!("  certificates: {} (ca-key.pem signs new ones: keep it safe)", cluster.tls().display());
     println!("  configuration: {} (explains itself)", cluster.config_file().display());
     println!("  {}", super::WHO_MAY_ENTER);
     println!("next: clusterctl --dir {shown} start");

@@ -4,7 +4,7 @@
 //! D/regroup.toml             configuration of the whole cluster; its presence makes D a cluster: init writes it last
 //! D/init-unfinished          only while `clusterctl init` is at work
 //! D/storage/redo.1 data.0 voting.1   storage files, unless the configuration names others
-//! D/tls/ca.pem ca.key        the cluster's authority; instance-1.pem instance-1.key: an instance's and its guard's     (net::certificate)
+//! D/tls/ca.pem ca-key.pem    the cluster's authority; instance-1.pem: certificate and key of an instance and its guard  (net::certificate)
 //! D/fences.jsonl             what operators confirmed of fences, and why                                            (cli::fence)
 //! D/instance-1/guard         locked by the instance's guard for as long as it lives; says which process that is       (cli::process)
 //! D/instance-1/process       the same of the instance's own process
@@ -127,16 +127,28 @@ impl ClusterDir {
         Ok((1..=u16::try_from(count)?).collect())
     }
 
-    /// The instances that a command is for: those named, or all.
+    /// The instances of this host: those with a directory here. `init` makes one for each; another host has those that were brought there.
     ///
     /// # Errors
-    /// The configuration can't be used, or there is no such instance.
+    /// The configuration can't be used.
+    pub fn local_instances(&self) -> Result<Vec<u16>, CommandError> {
+        Ok(self.instances()?.into_iter().filter(|id| self.instance(*id).path().is_dir()).collect())
+    }
+
+    /// The instances that a command is for: those named, or all of this host.
+    ///
+    /// # Errors
+    /// The configuration can't be used, there is no such instance, or none of this host.
     pub fn chosen(&self, ids: &[u16]) -> Result<Vec<u16>, CommandError> {
         let all = self.instances()?;
         if let Some(unknown) = ids.iter().find(|id| !all.contains(id)) {
             return Err(format!("there is no instance {unknown}: this cluster has instances 1 to {}", all.len()).into());
         }
-        let mut chosen = if ids.is_empty() { all } else { ids.to_vec() };
+        let mut chosen = if ids.is_empty() { self.local_instances()? } else { ids.to_vec() };
+        if chosen.is_empty() {
+            let shown = self.path.display();
+            return Err(format!("no instance has a directory in {shown} on this host: name those that are to run here, 1 to {}", all.len()).into());
+        }
         chosen.sort_unstable();
         chosen.dedup();
         Ok(chosen)

@@ -1,13 +1,14 @@
 //! L11: commands, one file each. `clusterctl` and `regroupd` are thin mains over this.
 //!
 //! ```text
-//! init (template: regroup.toml)      start  stop  status  checkpoint  connect  logs      verify  superblock  salvage  demo
+//! init (template: regroup.toml)      start  stop  status  fence  voting  checkpoint  connect  logs      verify  superblock  salvage  demo
 //!        \                                 \       |      /                                /
 //!         layout: what lies where in D      observe: what an instance is doing, from outside
 //!                                             /           |            \
 //!                            process: which one      admin: its socket   its control block
 //!                                             \           |
-//! serve (door: PostgreSQL clients): the instance's own process         config, settings: the configuration     size: 64MiB
+//! guard: the guard's process     serve (door: PostgreSQL clients): the instance's own, its child     link: the interconnect
+//!                                                                                           config, settings: the configuration     size: 64MiB
 //! ```
 //! Exit codes: 0 done, 1 it ran and found something wrong, 2 it could not run, or not do what was asked. For operators: `docs/clusterctl.md`.
 
@@ -17,8 +18,11 @@ pub mod config;
 pub mod connect;
 pub mod demo;
 mod door;
+pub mod fence;
+mod guard;
 pub mod init;
 pub mod layout;
+mod link;
 pub mod logs;
 pub mod observe;
 pub mod process;
@@ -32,6 +36,8 @@ pub mod stop;
 pub mod superblock;
 pub mod template;
 pub mod verify;
+mod votes;
+pub mod voting;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -96,7 +102,11 @@ enum Command {
     Superblock(superblock::Args),
     /// Reads what can be read from storage whose log is damaged, without writing anything to it.
     Salvage(salvage::Args),
-    /// Runs one instance, as `regroupd` does.
+    /// Shows fences that are not confirmed, and confirms one by an operator's word.
+    Fence(fence::Args),
+    /// Shows the voting files, and puts another file in the place of one.
+    Voting(voting::Args),
+    /// Runs one instance under its guard, as `regroupd` does.
     Run(serve::Args),
     #[command(hide = true)]
     DemoLoad(demo::load::Args),
@@ -109,6 +119,9 @@ pub fn clusterctl() -> ExitCode {
     let Clusterctl { dir, command } = Clusterctl::parse();
     let long = matches!(command, Command::Demo(_) | Command::Run(_) | Command::Salvage(_) | Command::DemoLoad(_) | Command::DemoCheck(_));
     start_logging(if long { "info" } else { "warn" });
+    if let Command::Run(args) = command {
+        return serve::run(&args);
+    }
     finish(match command {
         Command::Init(args) => init::run(dir, &args),
         Command::Start(args) => start::run(dir, &args),
@@ -120,15 +133,19 @@ pub fn clusterctl() -> ExitCode {
         Command::Checkpoint(args) => checkpoint::run(dir, &args),
         Command::Config(args) => settings::run(dir, &args),
         Command::Demo(args) => demo::run(args),
+        Command::Fence(args) => fence::run(dir, &args),
+        Command::Voting(args) => voting::run(dir, &args),
         Command::Superblock(args) => superblock::run(&args),
         Command::Salvage(args) => salvage::run(dir, args),
-        Command::Run(args) => serve::run(args),
+        // Has an exit code of its own.
+        Command::Run(_) => Ok(true),
         Command::DemoLoad(args) => demo::load::run(args),
         Command::DemoCheck(args) => demo::check::run(args),
     })
 }
 
-/// Runs one instance of a Regroup cluster: opens its storage, recovers it if need be, holds it until told to stop.
+/// Guards one instance of a Regroup cluster: runs it as a child process, which opens the storage, recovers it if need be, and serves; starts it
+/// again when it dies, and kills it when the cluster has evicted it. SIGTERM closes both.
 #[derive(Parser)]
 #[command(name = "regroupd", version, about, long_about = None)]
 struct Regroupd {
@@ -140,7 +157,7 @@ struct Regroupd {
 pub fn regroupd() -> ExitCode {
     let args = Regroupd::parse().args;
     start_logging("info");
-    finish(serve::run(args))
+    serve::run(&args)
 }
 
 /// Logs go to standard error; `RUST_LOG` sets the level, `usual` is it otherwise.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! process file locked?  yes -> admin socket: starting, recovering, open, stopping
-//!                       no  -> control block of its redo file: closed = stopped, anything else = dead
+//!                       no  -> guard file locked?  yes -> starting: its guard is about to start it (again)
+//!                                                  no  -> control block of its redo file: closed = stopped, anything else = dead
 //! ```
 //! A process that lives but doesn't answer is shown in the state that its storage tells, with a complaint. Read-only; takes no lock.
 
@@ -40,6 +41,10 @@ pub struct Observed {
     pub state: State,
     /// Its process, if one lives.
     pub process: Option<Identity>,
+    /// Its guard, if one lives.
+    pub guard: Option<Identity>,
+    /// What it says of its membership, if it is asked and has any.
+    pub member: Option<Value>,
     /// Its present incarnation, or its last one; nothing when the storage can't be read.
     pub incarnation: Option<u64>,
     /// The epoch that it writes in, or last wrote in.
@@ -58,17 +63,30 @@ pub struct Observed {
 /// Its directory can't be looked at.
 pub async fn observe(seams: &Seams, disk: &Arc<dyn Disk>, cluster: &ClusterDir, config: &Config) -> Result<Observed, CommandError> {
     let home = cluster.instance(config.instance);
+    // Before the instance itself: a guard that ends in between has no instance left.
+    let guard = process::find_guard(&home)?;
+    let mut seen = observe_instance(seams, disk, &home, config).await?;
+    if let Found::Somebody(identity) = guard {
+        if seen.process.is_none() && matches!(seen.state, State::Stopped | State::Dead) {
+            seen.state = State::Starting;
+        }
+        seen.guard = identity;
+    }
+    Ok(seen)
+}
+
+async fn observe_instance(seams: &Seams, disk: &Arc<dyn Disk>, home: &InstanceDir, config: &Config) -> Result<Observed, CommandError> {
     let began = seams.now();
     loop {
-        let process = match process::find(&home)? {
-            Found::Nobody => return Ok(from_storage(disk, &home, config, None, None).await),
+        let process = match process::find(home)? {
+            Found::Nobody => return Ok(from_storage(disk, home, config, None, None).await),
             Found::Somebody(process) => process,
         };
         match client::status(seams, &home.socket()).await {
-            Ok(status) => return Ok(from_process(&home, config, process, status)),
+            Ok(status) => return Ok(from_process(home, config, process, status)),
             // Between its first two steps, or its last two: either way this ends at once.
             Err(AskError::Absent(_) | AskError::Broken(_)) if seams.now().since(began) < PATIENCE => seams.sleep(EVERY).await,
-            Err(error) => return Ok(from_storage(disk, &home, config, process, Some(&error)).await),
+            Err(error) => return Ok(from_storage(disk, home, config, process, Some(&error)).await),
         }
     }
 }
@@ -82,6 +100,8 @@ fn from_process(home: &InstanceDir, config: &Config, process: Option<Identity>, 
         epoch: status.epoch,
         postgres: status.postgres.or_else(|| config.listen()),
         recovery: status.recovery.or_else(|| last_recovery(home)),
+        guard: None,
+        member: status.member,
         complaint: None,
     }
 }
@@ -120,6 +140,8 @@ async fn from_storage(
         epoch: control.map(|control| control.writer.epoch.0),
         postgres: config.listen(),
         recovery: last_recovery(home),
+        guard: None,
+        member: None,
         complaint,
     }
 }
@@ -139,6 +161,21 @@ pub async fn read_control(disk: &Arc<dyn Disk>, config: &Config) -> Result<Contr
     let shape = read_shape(disk, path).await?;
     let found = ControlFile::new(disk.clone(), file, shape.cluster.tag(), config.thread()).read().await?;
     Ok(found.control)
+}
+
+/// The cluster's shape, as the first storage file tells it that can.
+///
+/// # Errors
+/// None can.
+pub async fn read_shape_of(disk: &Arc<dyn Disk>, config: &Config) -> Result<Shape, CommandError> {
+    let mut why = "no storage files are configured".into();
+    for path in config.storage.redo.iter().chain(&config.storage.data) {
+        match read_shape(disk, path).await {
+            Ok(shape) => return Ok(shape),
+            Err(error) => why = error,
+        }
+    }
+    Err(why)
 }
 
 /// The first storage file that can tell which cluster this is.

@@ -5,12 +5,13 @@
 //! someone else since; the three together name one process for ever, and they are checked through a pidfd before a signal is sent. The
 //! file has one fixed size and is written in place, so that a full disk doesn't keep an instance from starting.
 //!
-//! The instance's process uses [`Presence`], commands use [`find`]. What the process is doing, its admin socket tells.
+//! An instance has two processes with a file each: its guard (`guard`) and itself (`process`). Both use [`Presence`], commands use [`find`] and
+//! [`find_guard`]. What the instance is doing, its admin socket tells.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -102,8 +103,19 @@ impl Presence {
     /// # Errors
     /// Another process runs this instance; the file can't be written.
     pub async fn announce(home: &InstanceDir, seams: &Seams) -> Result<Presence, CommandError> {
+        Presence::in_file(home, home.process_file(), seams).await
+    }
+
+    /// The same for the instance's guard.
+    ///
+    /// # Errors
+    /// Another process guards this instance; the file can't be written.
+    pub async fn announce_guard(home: &InstanceDir, seams: &Seams) -> Result<Presence, CommandError> {
+        Presence::in_file(home, home.guard_file(), seams).await
+    }
+
+    async fn in_file(home: &InstanceDir, path: PathBuf, seams: &Seams) -> Result<Presence, CommandError> {
         home.make()?;
-        let path = home.process_file();
         let can_not = |error: std::io::Error| format!("can't write {}: {error}", path.display());
         let mut file = std::fs::OpenOptions::new();
         let mut file = file.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(can_not)?;
@@ -128,9 +140,20 @@ impl Presence {
 /// # Errors
 /// Its directory can't be looked at.
 pub fn find(home: &InstanceDir) -> Result<Found, CommandError> {
-    let path = home.process_file();
-    match lock::is_held(&path, ThreadId(home.id)) {
-        Ok(true) => Ok(Found::Somebody(read(&path))),
+    find_in(home, &home.process_file())
+}
+
+/// Who guards the instance.
+///
+/// # Errors
+/// Its directory can't be looked at.
+pub fn find_guard(home: &InstanceDir) -> Result<Found, CommandError> {
+    find_in(home, &home.guard_file())
+}
+
+fn find_in(home: &InstanceDir, path: &Path) -> Result<Found, CommandError> {
+    match lock::is_held(path, ThreadId(home.id)) {
+        Ok(true) => Ok(Found::Somebody(read(path))),
         Ok(false) => Ok(Found::Nobody),
         Err(crate::disk::DiskError::Open { errno: libc::ENOENT, .. }) => Ok(Found::Nobody),
         Err(error) => Err(error.into()),

@@ -8,6 +8,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,10 @@ use super::door::Door;
 use super::layout::{ClusterDir, InstanceDir};
 use super::process::Presence;
 use super::{CommandError, on_runtime};
-use crate::base::{Gate, Seams};
-use crate::disk::lock;
+use crate::base::{Gate, Incarnation, Seams};
+use crate::disk::{Disk, lock};
+use crate::node::guard::core::exit;
+use crate::node::guard::leash::Leash;
 use crate::node::storage::Opening;
 use crate::node::store::Store;
 use crate::recovery::Progress;
@@ -36,26 +39,41 @@ pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 /// What to run.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// The cluster's directory, as `clusterctl init` made it.
+    /// The cluster's directory, as `clusterctl init` made it. A host of a cluster over several hosts has one of its own, with `regroup.toml`, `tls` and
+    /// the directories of its instances in it.
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     dir: Option<PathBuf>,
-    /// A configuration file, instead of a cluster's directory.
+    /// A configuration file without voting files, instead of a cluster's directory: one instance alone, without a guard.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Which instance to run; left out, the one that the configuration names, or 1.
     #[arg(long, value_name = "ID")]
     instance: Option<u16>,
+    /// Given by the guard to the instance that it runs: the descriptor of the line between them.
+    #[arg(long, value_name = "DESCRIPTOR", hide = true)]
+    child: Option<i32>,
+    /// Given by the guard: every incarnation up to this one is dead.
+    #[arg(long, value_name = "INCARNATION", hide = true, default_value_t = 0)]
+    above: u64,
 }
 
+/// The directory of the instance and its cluster's, unless it runs from a configuration file alone.
+type Home = Option<(ClusterDir, InstanceDir)>;
+
 impl Args {
-    fn resolve(self) -> Result<(Config, Option<InstanceDir>), CommandError> {
-        if let Some(file) = self.config {
-            return Ok((Config::load_as(&file, self.instance)?, None));
+    fn resolve(&self) -> Result<(Config, Home), CommandError> {
+        if let Some(file) = &self.config {
+            let config = Config::load_as(file, self.instance)?;
+            if config.is_clustered() {
+                let why = "it has voting files, so its instances run under guards, in the cluster's directory: use --dir";
+                return Err(format!("{} can't be used with --config: {why}", file.display()).into());
+            }
+            return Ok((config, None));
         }
-        let cluster = ClusterDir::open(self.dir)?;
+        let cluster = ClusterDir::open(self.dir.clone())?;
         let config = Config::load_as(&cluster.config_file(), self.instance)?;
         let home = cluster.instance(config.instance);
-        Ok((config, Some(home)))
+        Ok((config, Some((cluster, home))))
     }
 }
 
@@ -75,17 +93,17 @@ pub(super) fn say_progress(progress: &Progress) {
 }
 
 /// Completes when the process is told to stop.
-struct StopSignal {
+pub(super) struct StopSignal {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl StopSignal {
-    fn new() -> Result<StopSignal, CommandError> {
+    pub(super) fn new() -> Result<StopSignal, CommandError> {
         Ok(StopSignal { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn received(&mut self) {
+    pub(super) async fn received(&mut self) {
         tokio::select! {
             biased;
             _ = self.terminate.recv() => {}
@@ -94,29 +112,77 @@ impl StopSignal {
     }
 }
 
-/// Runs until told to stop.
-///
-/// # Errors
-/// The configuration or the storage can't be used, or another process runs the instance.
-pub fn run(args: Args) -> Result<bool, CommandError> {
-    let (config, home) = args.resolve()?;
-    on_runtime(config.options.disk, async move |seams, disk| {
-        let mut stop = StopSignal::new()?;
+/// A failure with the exit code by which the guard knows what to do (`node::guard::core::exit`).
+struct Failed {
+    code: i32,
+    error: CommandError,
+}
+
+/// Turns errors into failures with `code`.
+fn with<E: Into<CommandError>>(code: i32) -> impl Fn(E) -> Failed {
+    move |error| Failed { code, error: error.into() }
+}
+
+/// Runs the guard of an instance, or, as its child, the instance itself, until told to stop. Returns the exit code.
+pub fn run(args: &Args) -> ExitCode {
+    let outcome = match args.resolve() {
+        Err(error) => Err(Failed { code: exit::UNUSABLE, error }),
+        Ok((config, Some((cluster, home)))) if args.child.is_none() => {
+            super::guard::run(&config, &cluster, &home).map_err(with(exit::UNUSABLE))
+        }
+        Ok((config, home)) => instance(args, config, home.map(|(_, home)| home)),
+    };
+    let code = outcome.unwrap_or_else(|Failed { code, error }| {
+        let _ = writeln!(std::io::stderr(), "error: {error}");
+        code
+    });
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// The instance's own process.
+fn instance(args: &Args, config: Config, home: Option<InstanceDir>) -> Result<i32, Failed> {
+    // From here on the guard's end is ours.
+    let leash = args.child.map(Leash::take).transpose().map_err(with(exit::UNUSABLE))?;
+    let kind = config.options.disk;
+    let above = Incarnation(args.above);
+    let ran = on_runtime(kind, async move |seams, disk| {
+        let run = Run { config, home, leash, above, seams, disk };
+        Ok(run.to_its_end().await)
+    });
+    ran.map_err(with(exit::NOT_OPENED))?
+}
+
+/// One life of the instance.
+struct Run {
+    config: Config,
+    home: Option<InstanceDir>,
+    leash: Option<Leash>,
+    above: Incarnation,
+    seams: Seams,
+    disk: Arc<dyn Disk>,
+}
+
+impl Run {
+    async fn to_its_end(self) -> Result<i32, Failed> {
+        let Run { config, home, leash, above: _, seams, disk } = self;
+        let unopened = with::<CommandError>(exit::NOT_OPENED);
+        let mut stop = StopSignal::new().map_err(&unopened)?;
         let instance = config.instance;
         let board = Board::new();
         // In this order, and given up in the other.
         let _presence = match &home {
-            Some(home) => Some(Presence::announce(home, &seams).await?),
+            Some(home) => Some(Presence::announce(home, &seams).await.map_err(with(exit::UNUSABLE))?),
             None => None,
         };
-        let _socket = home.as_ref().map(|home| board.listen(home, &seams)).transpose()?;
-        let door = Door::listen(&config, &seams, Gate::always_open(seams.clone())).await?;
+        let _socket = home.as_ref().map(|home| board.listen(home, &seams)).transpose().map_err(&unopened)?;
+        let gate = Gate::always_open(seams.clone());
+        let door = Door::listen(&config, &seams, gate).await.map_err(&unopened)?;
         say(&json!({
             "event": "starting", "instance": instance, "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION"),
             "postgres": door.address(),
         }));
         if home.is_some() {
-            drained(&config, &seams, &mut stop).await?;
+            drained(&config, &seams, &mut stop).await.map_err(&unopened)?;
         }
         let (shown, knocked) = (board.clone(), door.clone());
         let opening = Opening {
@@ -134,17 +200,22 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
         };
         let store = tokio::select! {
             biased;
-            opened = Store::open(opening) => Arc::new(opened?),
+            opened = Store::open(opening) => Arc::new(opened.map_err(with(exit::NOT_OPENED))?),
             () = stop.received() => {
                 say(&json!({ "event": "interrupted", "instance": instance }));
                 tracing::info!("told to stop before the storage was open: the next start begins anew");
-                return Ok(true);
+                return Ok(exit::CLEAN);
             }
         };
-        serve(store, &board, &door, instance, home.as_ref(), &seams, &mut stop).await?;
+        if let Some(leash) = &leash {
+            let writer = store.storage().writer();
+            leash.announced(writer.incarnation);
+            leash.joined(writer.epoch);
+        }
+        serve(store, &board, &door, instance, home.as_ref(), &seams, &mut stop).await.map_err(with(exit::BROKEN))?;
         say(&json!({ "event": "closed", "instance": instance }));
-        Ok(true)
-    })
+        Ok(exit::CLEAN)
+    }
 }
 
 /// Waits until the I/O of the process that ran this instance before has drained: it may be gone, and its writes still under way. What else

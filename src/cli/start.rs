@@ -1,8 +1,8 @@
 //! `clusterctl start`: starts the processes of instances, detached, and waits until they are open.
 //!
 //! One start of an instance at a time (a lock in its directory); a second one waits for the first and then finds the instance running, so
-//! starting is idempotent. The process is this same binary (`clusterctl run`), in a session of its own, with its output in the
-//! instance's directory.
+//! starting is idempotent. Instances are started in parallel. What is started is the guard (`clusterctl run`, this same binary), in a session of
+//! its own, with its output in the instance's directory; it runs the instance.
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
@@ -22,7 +22,8 @@ use super::layout::{ClusterDir, InstanceDir};
 use super::observe::{Observed, observe};
 use super::{CommandError, on_runtime};
 use crate::base::options::DiskKind;
-use crate::base::{Instant, Seams, ThreadId};
+use crate::base::runtime::join_all;
+use crate::base::{BoxFuture, Instant, Seams, ThreadId};
 use crate::disk::{Disk, DiskError, lock};
 
 /// Between two looks at an instance.
@@ -52,9 +53,18 @@ pub fn run(dir: Option<PathBuf>, args: &Args) -> Result<bool, CommandError> {
     let ids = cluster.chosen(&args.ids)?;
     on_runtime(DiskKind::Threads, async |seams, disk| {
         let deadline = seams.now() + Duration::from_secs(args.timeout);
-        let start = Start { cluster, seams, disk, deadline, timeout: args.timeout };
-        for id in ids {
-            start.instance(id).await?;
+        let start = Arc::new(Start { cluster, seams, disk, deadline, timeout: args.timeout });
+        // At once: members wait for each other, and recoveries need not.
+        let all = ids.into_iter().map(|id| {
+            let start = start.clone();
+            Box::pin(async move { start.instance(id).await }) as BoxFuture<Result<(), CommandError>>
+        });
+        let mut failed = join_all(all.collect()).await.into_iter().filter_map(Result::err).collect::<Vec<_>>();
+        if let Some(last) = failed.pop() {
+            for error in failed {
+                eprintln!("error: {error}");
+            }
+            return Err(last);
         }
         println!("{}", super::WHO_MAY_ENTER);
         Ok(true)
@@ -137,7 +147,12 @@ impl Start {
 
     fn tell(&self, seen: &Observed, started: bool, took: Duration) {
         let pid = seen.process.as_ref().map_or_else(String::new, |process| format!(", pid {}", process.pid));
-        let clients = seen.postgres.map_or_else(|| "serves no clients".to_string(), |address| format!("clients: {address}"));
+        let clients = match seen.postgres {
+            // Until instances share their caches.
+            _ if seen.id != 1 => "a member; clients are served by instance 1".to_string(),
+            None => "serves no clients".to_string(),
+            Some(address) => format!("clients: {address}"),
+        };
         let how = if started { format!("open after {:.1} s", took.as_secs_f64()) } else { "running already".to_string() };
         println!("instance {}: {how}{pid}, {clients}", seen.id);
     }

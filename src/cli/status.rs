@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::admin::State;
 use super::layout::ClusterDir;
 use super::observe::{Observed, observe, read_cluster};
+use super::votes::{self, FileState, Votes};
 use super::{CommandError, on_runtime};
 use crate::base::options::DiskKind;
 
@@ -33,6 +34,10 @@ struct Cluster {
     /// The instance that leads recovery and membership; null while none is open.
     coordinator: Option<u16>,
     instances: Vec<Instance>,
+    /// The newest view, by the voting files: `epoch`, `coordinator`, `members`, `evicted` (whose fence isn't confirmed); null without voting files.
+    view: Option<Value>,
+    /// The voting files.
+    voting: Vec<FileState>,
     /// Recovery under way, else the last one's report; null when there was none.
     recovery: Option<Value>,
 }
@@ -43,10 +48,14 @@ struct Instance {
     id: u16,
     state: State,
     pid: Option<u32>,
-    /// The process that guards it; null, as there are no guards yet.
+    /// The process that guards it; null when there is none.
     guard_pid: Option<u32>,
     incarnation: Option<u64>,
     postgres: Option<String>,
+    /// Why it doesn't serve although it is open; null when it does, or isn't asked.
+    parked: Option<Value>,
+    /// What it hears of each other member: `peer`, `network_age_ms`, `disk_age_ms`, `suspected`; null when it isn't asked.
+    heartbeats: Option<Value>,
 }
 
 /// Shows the state. True whatever the state is: the command found out.
@@ -57,19 +66,29 @@ pub fn run(dir: Option<PathBuf>, args: &Args) -> Result<bool, CommandError> {
     let cluster = ClusterDir::open(dir)?;
     let ids = cluster.instances()?;
     let (found, complaints) = on_runtime(DiskKind::Threads, async |seams, disk| {
+        let config = cluster.config(1)?;
+        let votes = votes::look(&seams, &disk, &config).await;
+        let local = cluster.local_instances()?;
         let mut observed = Vec::new();
         for id in ids {
-            observed.push(observe(&seams, &disk, &cluster, &cluster.config(id)?).await?);
+            let mut seen = observe(&seams, &disk, &cluster, &cluster.config(id)?).await?;
+            if !local.contains(&id) {
+                elsewhere(&mut seen, &votes);
+            }
+            observed.push(seen);
         }
         let mut complaints: Vec<String> = observed.iter().filter_map(|instance| instance.complaint.clone()).collect();
-        let id = match read_cluster(&disk, &cluster.config(1)?.storage.paths()).await {
+        complaints.extend(votes.missing().iter().map(|file| {
+            format!("the view names voting file {file}, but no path in storage.voting leads to it: see `clusterctl voting list`")
+        }));
+        let id = match read_cluster(&disk, &config.storage.paths()).await {
             Ok(id) => Some(id.to_string()),
             Err(error) => {
                 complaints.push(format!("the cluster's id can't be read: {error}"));
                 None
             }
         };
-        Ok((Cluster::of(id, observed), complaints))
+        Ok((Cluster::of(id, observed, &votes), complaints))
     })?;
     for complaint in complaints {
         eprintln!("warning: {complaint}");
@@ -82,44 +101,63 @@ pub fn run(dir: Option<PathBuf>, args: &Args) -> Result<bool, CommandError> {
     Ok(true)
 }
 
+/// An instance of another host can be seen by the voting files only: a member counts as open.
+fn elsewhere(seen: &mut Observed, votes: &Votes) {
+    let Some(view) = votes.survey.newest() else { return };
+    if let Some(member) = view.members.iter().find(|member| member.id.0 == seen.id) {
+        (seen.state, seen.incarnation) = (State::Open, Some(member.incarnation.0));
+    }
+}
+
 impl Cluster {
-    fn of(cluster: Option<String>, observed: Vec<Observed>) -> Cluster {
-        let epoch = observed.iter().filter_map(|instance| instance.epoch).max();
-        let coordinator = observed.iter().filter(|instance| instance.state == State::Open).map(|instance| instance.id).min();
+    fn of(cluster: Option<String>, observed: Vec<Observed>, votes: &Votes) -> Cluster {
+        let view = votes.view();
+        let epoch = observed.iter().filter_map(|instance| instance.epoch).chain(votes.survey.newest().map(|view| view.epoch.0)).max();
+        let first_open = observed.iter().filter(|instance| instance.state == State::Open).map(|instance| instance.id).min();
+        // The proposer of the newest view leads as long as it is open; then the lowest does, until the next view.
+        let proposer = votes.survey.newest().map(|view| view.coordinator.0);
+        let leads = |id: &u16| observed.iter().any(|instance| instance.id == *id && instance.state == State::Open);
+        let coordinator = proposer.filter(leads).or(first_open);
         let recovery = newest_recovery(&observed);
+        let pid = |process: Option<super::process::Identity>| process.map(|process| process.pid);
+        let of_member = |member: &Option<Value>, name: &str| member.as_ref().map(|member| member[name].clone()).filter(|value| !value.is_null());
         let instances = observed
             .into_iter()
             .map(|instance| Instance {
                 id: instance.id,
                 state: instance.state,
-                pid: instance.process.map(|process| process.pid),
-                guard_pid: None,
+                pid: pid(instance.process),
+                guard_pid: pid(instance.guard),
                 incarnation: instance.incarnation,
                 postgres: instance.postgres.map(|address| address.to_string()),
+                parked: of_member(&instance.member, "parked"),
+                heartbeats: of_member(&instance.member, "heartbeats"),
             })
             .collect();
-        Cluster { cluster, epoch, coordinator, instances, recovery }
+        Cluster { cluster, epoch, coordinator, instances, view, voting: votes.files.clone(), recovery }
     }
 
     fn print(&self) {
-        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         println!(
             "cluster {}, epoch {}, coordinator {}",
             or_none(self.cluster.clone()),
             or_none(self.epoch.map(|epoch| epoch.to_string())),
             or_none(self.coordinator.map(|id| id.to_string()))
         );
-        println!("{:>8}  {:<10}  {:>8}  {:>11}  POSTGRES", "INSTANCE", "STATE", "PID", "INCARNATION");
+        println!("{:>8}  {:<10}  {:>8}  {:>8}  {:>11}  POSTGRES", "INSTANCE", "STATE", "PID", "GUARD", "INCARNATION");
         for instance in &self.instances {
+            let number = |number: Option<u64>| or_none(number.map(|number| number.to_string()));
             println!(
-                "{:>8}  {:<10}  {:>8}  {:>11}  {}",
+                "{:>8}  {:<10}  {:>8}  {:>8}  {:>11}  {}",
                 instance.id,
                 instance.state.to_string(),
-                or_none(instance.pid.map(|pid| pid.to_string())),
-                or_none(instance.incarnation.map(|incarnation| incarnation.to_string())),
+                number(instance.pid.map(u64::from)),
+                number(instance.guard_pid.map(u64::from)),
+                number(instance.incarnation),
                 or_none(instance.postgres.clone())
             );
         }
+        self.print_membership();
         if let Some(recovery) = &self.recovery {
             let when = if is_under_way(recovery) { "recovery" } else { "last recovery" };
             println!("{when}: {}", show_recovery(recovery));
@@ -128,6 +166,38 @@ impl Cluster {
             println!("an instance that is dead crashed: `clusterctl start` recovers it");
         }
     }
+
+    fn print_membership(&self) {
+        if let Some(view) = &self.view {
+            let lives = |list: &Value| {
+                let life = |one: &Value| format!("{} (incarnation {})", one["id"], one["incarnation"]);
+                list.as_array().into_iter().flatten().map(life).collect::<Vec<_>>().join(", ")
+            };
+            println!("view of epoch {}: members {}", view["epoch"], or_none(Some(lives(&view["members"])).filter(|text| !text.is_empty())));
+            if view["evicted"].as_array().is_some_and(|evicted| !evicted.is_empty()) {
+                println!("  evicted, fence not confirmed: {}; see `clusterctl fence list`", lives(&view["evicted"]));
+            }
+        }
+        for file in &self.voting {
+            let reason = file.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            println!("voting file {}: {}{reason}", file.path.display(), file.state);
+        }
+        for instance in &self.instances {
+            if let Some(why) = &instance.parked {
+                println!("instance {} is parked, and answers no client until that changes: {}", instance.id, why.as_str().unwrap_or("?"));
+            }
+            for beat in instance.heartbeats.iter().filter_map(Value::as_array).flatten() {
+                let age = |name: &str| beat[name].as_u64().map_or_else(|| "never".into(), |age| format!("{age} ms ago"));
+                let suspected = if beat["suspected"] == true { ", SUSPECTED" } else { "" };
+                let (network, disk) = (age("network_age_ms"), age("disk_age_ms"));
+                println!("instance {} hears {}: network {network}, voting files {disk}{suspected}", instance.id, beat["peer"]);
+            }
+        }
+    }
+}
+
+fn or_none(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".into())
 }
 
 fn is_under_way(recovery: &Value) -> bool {

@@ -11,7 +11,7 @@ use clap::Args as ClapArgs;
 
 use super::admin::State;
 use super::config::Config;
-use super::layout::ClusterDir;
+use super::layout::{ClusterDir, InstanceDir};
 use super::observe::{Observed, observe};
 use super::process::{self, Found, Identity};
 use super::{CommandError, on_runtime};
@@ -60,6 +60,9 @@ pub fn run(dir: Option<PathBuf>, args: &Args) -> Result<bool, CommandError> {
     })
 }
 
+/// Looks for one of an instance's processes.
+type Find = fn(&InstanceDir) -> Result<Found, CommandError>;
+
 struct Stop<'a> {
     cluster: ClusterDir,
     seams: Seams,
@@ -69,18 +72,24 @@ struct Stop<'a> {
 }
 
 impl Stop<'_> {
-    /// Tells the instance's process to end, if there is one.
+    /// Tells the instance's guard to end it, if there is one, else its process. To kill, first the guard, that it doesn't start it again.
     async fn signal(&self, config: &Config) -> Result<bool, CommandError> {
         let home = self.cluster.instance(config.instance);
+        let signal = if self.args.kill { libc::SIGKILL } else { libc::SIGTERM };
+        let guarded = self.signal_found(&home, process::find_guard, signal).await?;
+        if guarded && !self.args.kill {
+            return Ok(true);
+        }
+        Ok(self.signal_found(&home, process::find, signal).await? || guarded)
+    }
+
+    async fn signal_found(&self, home: &InstanceDir, find: Find, signal: libc::c_int) -> Result<bool, CommandError> {
         loop {
-            match process::find(&home)? {
+            match find(home)? {
                 Found::Nobody => return Ok(false),
-                Found::Somebody(Some(process)) if process.is_alive() => {
-                    let signal = if self.args.kill { libc::SIGKILL } else { libc::SIGTERM };
-                    return process.signal(signal);
-                }
-                // It has the lock, but hasn't said yet who it is.
-                Found::Somebody(other) => self.late(config.instance, other.as_ref(), "holds its lock")?,
+                Found::Somebody(Some(process)) if process.is_alive() => return process.signal(signal),
+                // It has the lock, but hasn't said yet who it is; or it is gone, and its lock will be at once.
+                Found::Somebody(other) => self.late(home.id, other.as_ref(), "holds its lock")?,
             }
             self.seams.sleep(EVERY).await;
         }
@@ -90,9 +99,11 @@ impl Stop<'_> {
     async fn wait(&self, config: &Config, signalled: bool) -> Result<bool, CommandError> {
         let id = config.instance;
         let home = self.cluster.instance(id);
-        while let Found::Somebody(process) = process::find(&home)? {
-            self.late(id, process.as_ref(), "has not ended")?;
-            self.seams.sleep(EVERY).await;
+        for find in [process::find_guard, process::find] {
+            while let Found::Somebody(process) = find(&home)? {
+                self.late(id, process.as_ref(), "has not ended")?;
+                self.seams.sleep(EVERY).await;
+            }
         }
         for path in config.files() {
             let left = self.deadline.since(self.seams.now());

@@ -89,8 +89,8 @@ fn interconnect(text: &mut String) {
          # Default \"{0}\".\n\
          # listen = \"{0}\"\n\
          \n\
-         # Folder of the certificates, relative to this file: ca.pem, and instance-N.pem with instance-N.key for each instance of this host.\n\
-         # ca.key signs new ones: no instance needs it, and whoever has it can make members. Keep it elsewhere if you can.\n\
+         # Folder of the certificates, relative to this file: ca.pem, and instance-N.pem, which holds a key, too, for each instance of this host.\n\
+         # ca-key.pem signs new ones: no instance needs it, and whoever has it can make members. Keep it elsewhere if you can.\n\
          # Default {1:?}.\n\
          # tls = {1:?}\n",
         default.listen, default.tls

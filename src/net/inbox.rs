@@ -7,9 +7,12 @@
 //! - A refusal is counted always, and logged once for each peer and reason.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -191,6 +194,29 @@ impl Inbox {
         *self.epoch.borrow()
     }
 
+    /// Does something at one point in time at which the epoch doesn't change: [`Inbox::set_epoch`] comes before or after it. `act` must not ask for
+    /// the epoch by itself.
+    pub(super) fn in_epoch<T>(&self, act: impl FnOnce(Epoch) -> T) -> T {
+        act(*self.epoch.borrow())
+    }
+
+    /// Gives what is of `epoch` to the transport: begins `writing` only if that epoch is not over, at one point as [`Inbox::in_epoch`] has it; nothing
+    /// otherwise. Once begun it is finished, as half a frame would be none. `writing` must not ask for the epoch.
+    pub(super) async fn hand_over<T>(&self, epoch: Epoch, writing: impl Future<Output = T>) -> Option<T> {
+        let mut writing = pin!(writing);
+        let mut begun = false;
+        poll_fn(|context| {
+            self.in_epoch(|current| {
+                if !begun && epoch < current {
+                    return Poll::Ready(None);
+                }
+                begun = true;
+                writing.as_mut().poll(context).map(Some)
+            })
+        })
+        .await
+    }
+
     /// Tells of each epoch that is entered.
     pub(super) fn epochs(&self) -> watch::Receiver<Epoch> {
         self.epoch.subscribe()
@@ -298,6 +324,22 @@ mod tests {
         });
         assert_eq!(kinds, [5, 6]);
         assert_eq!((inbox.counters().received, inbox.counters().refused(Refusal::StaleEpoch)), (2, 2));
+    }
+
+    #[test]
+    fn what_was_not_begun_before_an_epoch_is_not_begun_after_it() {
+        let inbox = inbox(4);
+        Sim::new(1).run(async {
+            assert_eq!(inbox.hand_over(Epoch(4), async { 1 }).await, Some(1));
+            let (send, receive) = tokio::sync::oneshot::channel();
+            let begun = inbox.hand_over(Epoch(4), receive);
+            let crossing = async {
+                inbox.set_epoch(Epoch(5));
+                send.send(2).expect("awaited");
+            };
+            assert_eq!(tokio::join!(begun, crossing).0, Some(Ok(2)));
+            assert_eq!(inbox.hand_over(Epoch(4), async { panic!("begun") }).await, None::<()>);
+        });
     }
 
     #[test]

@@ -21,11 +21,13 @@ use bytes::Bytes;
 use crate::base::{BoxFuture, Epoch, Incarnation, ThreadId};
 
 mod backoff;
+pub mod certificate;
 pub mod counters;
 pub mod frame;
 pub mod hello;
 mod inbox;
 pub mod memory;
+pub mod quic;
 pub mod sequence;
 
 pub use counters::{Counters, Refusal};
@@ -144,8 +146,8 @@ pub enum DownReason {
     Reset,
     /// Nothing came from it for the idle time-out.
     Silent,
-    /// It speaks wrongly, and was cut off.
-    Misbehaved(Refusal),
+    /// One of the two sides ended the connection for this reason.
+    Refused(Refusal),
     /// A newer incarnation has said hello, or [`Link::refuse_below`] was called.
     Superseded,
     /// [`Link::set_peer`] gave it another address, or none.

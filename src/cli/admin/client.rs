@@ -46,7 +46,7 @@ pub enum AskError {
 ///
 /// # Errors
 /// [`AskError`].
-pub async fn ask(seams: &Seams, socket: &Path, request: &Request, mut hear: impl FnMut(&Answer)) -> Result<serde_json::Value, AskError> {
+pub async fn ask(seams: &Seams, socket: &Path, request: &Request, mut hear: impl FnMut(&Answer) + Send) -> Result<serde_json::Value, AskError> {
     ask_within(seams, socket, request, SILENCE_MAX, &mut hear).await
 }
 
@@ -64,7 +64,7 @@ async fn ask_within(
     socket: &Path,
     request: &Request,
     patience: Duration,
-    hear: &mut dyn FnMut(&Answer),
+    hear: &mut (dyn FnMut(&Answer) + Send),
 ) -> Result<serde_json::Value, AskError> {
     let (_folder, name) = short_name(socket).map_err(AskError::Absent)?;
     let mut stream = UnixStream::connect(&name).await.map_err(AskError::Absent)?;

@@ -8,6 +8,8 @@
 //! {"ask":"status"}      -> {"done":{"state":"open", ...}}                          [Status]
 //! {"ask":"checkpoint"}  -> {"done":{"written": ...}}
 //! {"ask":"verify"}      -> {"progress":{...}}* {"finding":{...}}* ... {"done":{...}}
+//! {"ask":"confirm-fence","id":2,"incarnation":7,"reason":"..."}      -> {"done":{"epoch": ...}}   an operator's word (cli::fence)
+//! {"ask":"replace-voting","position":1,"path":"..."}                 -> {"done":{"epoch": ...}}   a view change (cli::voting)
 //! ```
 
 pub mod client;
@@ -66,6 +68,24 @@ pub enum Request {
     Checkpoint {},
     /// Check all pages, trees and indexes.
     Verify {},
+    /// An operator says that this life, and all before it, is dead and its I/O has drained.
+    #[serde(rename = "confirm-fence")]
+    ConfirmFence {
+        /// Which instance.
+        id: u16,
+        /// Which life of it.
+        incarnation: u64,
+        /// How the operator knows.
+        reason: String,
+    },
+    /// Put another voting file in the place of one.
+    #[serde(rename = "replace-voting")]
+    ReplaceVoting {
+        /// Position in the configuration, from 0.
+        position: u8,
+        /// The new file; it was made for this.
+        path: PathBuf,
+    },
 }
 
 /// One line of an answer.
@@ -95,6 +115,9 @@ pub struct Status {
     pub postgres: Option<SocketAddr>,
     /// Recovery under way, or the last one of this process.
     pub recovery: Option<Value>,
+    /// How it stands in the cluster; nothing for one instance alone, and before it takes part.
+    #[serde(default)]
+    pub member: Option<Value>,
 }
 
 /// A name for the socket `path` that is short enough for any folder: `sun_path` holds 108 bytes. Valid while the descriptor lives.

@@ -16,7 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{Answer, REQUEST_MAX, Request, State, Status, short_name};
-use crate::base::{Seams, Writer};
+use crate::base::{BoxFuture, Epoch, Incarnation, Seams, ThreadId, Writer};
 use crate::cli::CommandError;
 use crate::cli::layout::InstanceDir;
 use crate::cli::verify::check;
@@ -41,7 +41,19 @@ struct Shared {
     status: Mutex<Status>,
     /// There while it is open.
     store: Mutex<Option<Arc<Store>>>,
+    /// There as long as it takes part in a cluster.
+    membership: Mutex<Option<Arc<dyn Membership>>>,
     stopping: watch::Sender<bool>,
+}
+
+/// How the instance stands in its cluster, and what an operator may ask of it there.
+pub trait Membership: Send + Sync + 'static {
+    /// For `status`.
+    fn status(&self) -> Value;
+    /// An operator says that this life is dead and drained; gives the epoch of the view that says so.
+    fn confirm_fence(&self, id: ThreadId, incarnation: Incarnation, reason: String) -> BoxFuture<Result<Epoch, String>>;
+    /// Puts the voting file at `path` in place of the one at `position`; gives the epoch of the view that names it.
+    fn replace_voting(&self, position: u8, path: PathBuf) -> BoxFuture<Result<Epoch, String>>;
 }
 
 /// The socket; removed when this is dropped.
@@ -66,14 +78,38 @@ impl Default for Board {
 impl Board {
     /// Of a process that is starting.
     pub fn new() -> Board {
-        let status = Status { state: State::Starting, incarnation: None, epoch: None, postgres: None, recovery: None };
+        let status = Status { state: State::Starting, incarnation: None, epoch: None, postgres: None, recovery: None, member: None };
         let (stopping, _) = watch::channel(false);
-        Board { shared: Arc::new(Shared { status: Mutex::new(status), store: Mutex::new(None), stopping }) }
+        Board { shared: Arc::new(Shared { status: Mutex::new(status), store: Mutex::new(None), membership: Mutex::new(None), stopping }) }
     }
 
     /// What it shows.
     pub fn status(&self) -> Status {
-        self.shared.status.lock().clone()
+        let membership = self.shared.membership.lock().clone();
+        let mut status = self.shared.status.lock().clone();
+        status.member = membership.map(|membership| membership.status());
+        status
+    }
+
+    /// From now on it takes part in a cluster.
+    pub fn takes_part(&self, membership: Arc<dyn Membership>) {
+        *self.shared.membership.lock() = Some(membership);
+    }
+
+    /// It is a member, and serves no SQL.
+    pub fn member(&self, writer: Writer) {
+        let mut status = self.shared.status.lock();
+        (status.state, status.incarnation, status.epoch) = (State::Open, Some(writer.incarnation.0), Some(writer.epoch.0));
+    }
+
+    /// Another view is in effect.
+    pub fn in_epoch(&self, epoch: Epoch) {
+        self.shared.status.lock().epoch = Some(epoch.0);
+    }
+
+    fn membership(&self) -> Result<Arc<dyn Membership>, CommandError> {
+        let found = self.shared.membership.lock().clone();
+        found.ok_or_else(|| "this instance doesn't take part in a cluster (yet): it has no voting files, or is still starting".into())
     }
 
     /// Recovery is under way.
@@ -179,6 +215,16 @@ impl Board {
                 Ok(json!({ "from": report.from.0, "to": report.to.0, "dirty": report.dirty, "seconds": report.took.as_secs_f64() }))
             }
             Request::Verify {} => self.verify(to).await,
+            Request::ConfirmFence { id, incarnation, reason } => {
+                tracing::warn!(id, incarnation, reason, "an operator confirms a fence");
+                let epoch = self.membership()?.confirm_fence(ThreadId(id), Incarnation(incarnation), reason).await?;
+                Ok(json!({ "epoch": epoch.0 }))
+            }
+            Request::ReplaceVoting { position, path } => {
+                tracing::info!(position, path = %path.display(), "a voting file is to be replaced");
+                let epoch = self.membership()?.replace_voting(position, path).await?;
+                Ok(json!({ "epoch": epoch.0 }))
+            }
         }
     }
 

@@ -121,7 +121,7 @@ impl End {
         }
         for connection in taken.iter().filter(|taken| taken.is_from_before(peer, incarnation)) {
             connection.refuse();
-            connection.end(DownReason::Misbehaved(Refusal::OldIncarnation));
+            connection.end(DownReason::Refused(Refusal::OldIncarnation));
         }
     }
 

@@ -229,7 +229,7 @@ fn a_new_incarnation_ends_the_old_ones_connections_and_an_old_one_is_refused() {
         again.link.set_peer(ONE, Some(one.link.address()));
         until_up(&again.link).await;
         // The old process still runs: it is cut off, and told why.
-        assert!(matches!(until_down(&two.link).await, DownReason::Misbehaved(Refusal::OldIncarnation)));
+        assert!(matches!(until_down(&two.link).await, DownReason::Refused(Refusal::OldIncarnation)));
         let Arrival::Refused { reason, .. } = two.link.next().await else { panic!("refused") };
         assert_eq!(reason, Refusal::OldIncarnation);
         assert_eq!(until_down(&one.link).await, DownReason::Superseded);

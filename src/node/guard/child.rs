@@ -68,7 +68,9 @@ fn start(mut command: Command) -> io::Result<(Child, Hearing)> {
     let process = Arc::new(unsafe { OwnedFd::from_raw_fd(opened as libc::c_int) });
     ours.set_nonblocking(true)?;
     let line = Some(BufReader::new(UnixStream::from_std(ours)?));
-    Ok((Child { process: process.clone(), pid }, Hearing { child, process: AsyncFd::register(process)?, line }))
+    // SAFETY: the descriptor stays open, and the same, for as long as the registration lives: it owns a share of it.
+    let watched = unsafe { AsyncFd::register(process.clone()) }?;
+    Ok((Child { process, pid }, Hearing { child, process: watched, line }))
 }
 
 /// In the child, before it runs the program.

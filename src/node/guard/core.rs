@@ -34,6 +34,8 @@ pub mod exit {
     pub const UNUSABLE: i32 = 2;
     /// It could not open the storage, or not join. The first time that is told to who started it; later it is tried again.
     pub const NOT_OPENED: i32 = 71;
+    /// It was open, and could not go on or not close: it is recovered.
+    pub const BROKEN: i32 = 70;
     /// A view without it was chosen: it starts again and joins anew.
     pub const EVICTED: i32 = 75;
 }

@@ -36,7 +36,7 @@ use self::board::Board;
 use self::core::{Ending, Guard, Input, Output, Verdict};
 use self::options::GuardOptions;
 use self::peers::Peers;
-use crate::base::{BoxFuture, Epoch, Incarnation, Seams, ThreadId};
+use crate::base::{BoxFuture, ClusterId, Epoch, Incarnation, Seams, ThreadId};
 use crate::disk::Disk;
 use crate::fence::HostId;
 use crate::fence::locks::{Locks, Look, drained};
@@ -94,8 +94,8 @@ pub trait Host: Send + 'static {
     fn start(&mut self, above: Incarnation) -> Result<(Box<dyn Child>, Box<dyn Hearing>), String>;
 }
 
-/// Makes the guard's end of the interconnect, for its life and the epoch that it knows.
-pub type Connect = Box<dyn FnOnce(Incarnation, Epoch) -> Result<Arc<dyn Link>, String> + Send>;
+/// Makes the guard's end of the interconnect: of which cluster, for its life, and the epoch that it knows.
+pub type Connect = Box<dyn FnOnce(ClusterId, Incarnation, Epoch) -> Result<Arc<dyn Link>, String> + Send>;
 
 /// What a guard needs.
 pub struct Setup {
@@ -235,7 +235,7 @@ impl Connected {
         let opening = board::Opening { seams: seams.clone(), disk, id, paths: voting, interval };
         let board = Board::open(opening).await?;
         let epoch = board.survey().newest().map_or(Epoch(0), |view| view.epoch);
-        let link = connect(board.life(), epoch).map_err(GuardError::Link)?;
+        let link = connect(board.shape().cluster, board.life(), epoch).map_err(GuardError::Link)?;
         let address = link.address();
         let peers = Peers::start(seams, id, board.shape().threads, link, inputs.clone());
         let connected = Connected { board, peers, place: Place { machine, boot: boot.0 }, address };

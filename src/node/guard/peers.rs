@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::core::Input;
@@ -20,31 +19,23 @@ pub(super) struct Peers {
     id: ThreadId,
     threads: u16,
     link: Arc<dyn Link>,
-    /// Frames without effect, by whom: each is said once.
-    told: Arc<Mutex<Vec<Peer>>>,
 }
 
 impl Peers {
     /// Listens on `link` from now on.
     pub(super) fn start(seams: &Seams, id: ThreadId, threads: u16, link: Arc<dyn Link>, inputs: mpsc::Sender<Input>) -> Peers {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let peers = Peers { id, threads, link: link.clone(), told: told.clone() };
+        let peers = Peers { id, threads, link: link.clone() };
         let listen = async move {
+            // Peers whose frames had no effect: that is said once of each.
+            let mut told = Vec::new();
             loop {
                 let input = match link.next().await {
                     Arrival::Up { identity: Identity { peer, .. } } if peer.role == Role::Instance => Input::Up(peer),
                     Arrival::Frame { from, kind, body, .. } => match demand(from, kind, &body) {
                         Ok(input) => input,
                         Err(why) => {
-                            let first = {
-                                let mut told = told.lock();
-                                let first = !told.contains(&from.peer);
-                                if first {
-                                    told.push(from.peer);
-                                }
-                                first
-                            };
-                            if first {
+                            if !told.contains(&from.peer) {
+                                told.push(from.peer);
                                 tracing::warn!(%from, why, "a frame to the guard has no effect; more of this peer are not told");
                             }
                             continue;

@@ -35,6 +35,8 @@ const OPENING_SPARE: usize = 100;
 enum Phase {
     /// Recovering; how far it is.
     Starting(String),
+    /// A member that serves no SQL; where that is.
+    Elsewhere(String),
     Open(Engine),
     Stopping,
 }
@@ -117,6 +119,15 @@ impl Server {
         let mut state = self.shared.state.lock();
         if let Phase::Starting(said) = &mut state.phase {
             *said = progress;
+        }
+    }
+
+    /// The instance is a member, but another one serves SQL: clients are told `where_`. The code is 57P03, on which libpq goes on to the next host of
+    /// a connection string that names several.
+    pub fn elsewhere(&self, where_: String) {
+        let mut state = self.shared.state.lock();
+        if matches!(state.phase, Phase::Starting(_)) {
+            state.phase = Phase::Elsewhere(where_);
         }
     }
 
@@ -258,6 +269,7 @@ impl Server {
                 Phase::Starting(progress) => {
                     return Err(SqlError::new("57P03", "the database system is starting up").detail(progress.clone()));
                 }
+                Phase::Elsewhere(where_) => return Err(SqlError::new("57P03", "this instance serves no SQL").hint(where_.clone())),
                 Phase::Stopping => return Err(too_late()),
                 Phase::Open(engine) => engine.clone(),
             };
@@ -278,7 +290,7 @@ impl Server {
     fn cancel(&self, pid: i32, secret: i32) {
         let engine = match &self.shared.state.lock().phase {
             Phase::Open(engine) => engine.clone(),
-            Phase::Starting(_) | Phase::Stopping => return,
+            Phase::Starting(_) | Phase::Elsewhere(_) | Phase::Stopping => return,
         };
         engine.cancel(pid, secret);
     }
