@@ -1,5 +1,6 @@
 //! Shared parts of the cluster tests: scenarios, checkers, servers to talk to, the faulty FUSE disk.
 
+pub mod cluster;
 pub mod commands;
 pub mod conversation;
 pub mod differential;
@@ -11,6 +12,7 @@ pub mod fuzz;
 pub mod identities;
 pub mod isolation;
 pub mod model;
+pub mod netns;
 pub mod pgbench;
 pub mod postgres;
 pub mod regroup;

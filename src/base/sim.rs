@@ -86,6 +86,12 @@ struct ProcessState {
     name: String,
     alive: bool,
     random: Random,
+    /// Tasks that would be ready, while it is stopped.
+    held: Option<Vec<u64>>,
+    /// By how much its monotonic clock is ahead of the simulation's, in nanoseconds.
+    clock_ahead: u64,
+    /// By how much its wall clock is off, in milliseconds.
+    wall_off: i64,
 }
 
 struct TaskWaker {
@@ -112,8 +118,24 @@ impl State {
             && !task.queued
         {
             task.queued = true;
-            self.ready.push(id);
+            let held = self.processes.get_mut(task.process).and_then(|process| process.held.as_mut());
+            held.unwrap_or(&mut self.ready).push(id);
         }
+    }
+
+    /// Stops a process: none of its tasks runs until it goes on.
+    fn stop(&mut self, process: usize) {
+        if self.processes[process].held.is_none() {
+            let (held, ready) = self.ready.iter().partition(|id| self.tasks[*id].process == process);
+            self.ready = ready;
+            self.processes[process].held = Some(held);
+        }
+    }
+
+    /// Takes a task that has ended out of what is to run.
+    fn forget_ready(&mut self, id: u64, process: usize) {
+        let held = self.processes.get_mut(process).and_then(|process| process.held.as_mut());
+        held.unwrap_or(&mut self.ready).retain(|other| *other != id);
     }
 
     fn fold(&mut self, word: u64) {
@@ -122,7 +144,7 @@ impl State {
 
     fn add_process(&mut self, name: &str) -> usize {
         let random = self.random.fork();
-        self.processes.push(ProcessState { name: name.to_owned(), alive: true, random });
+        self.processes.push(ProcessState { name: name.to_owned(), alive: true, random, held: None, clock_ahead: 0, wall_off: 0 });
         self.processes.len() - 1
     }
 
@@ -143,6 +165,9 @@ impl State {
     fn take_all(&mut self, of: impl Fn(usize) -> bool) -> (Vec<Task>, Vec<Timer>) {
         for (number, process) in self.processes.iter_mut().enumerate() {
             process.alive &= !of(number);
+            if !process.alive {
+                process.held = None;
+            }
         }
         let ids: Vec<u64> = self.tasks.iter().filter(|(_, task)| of(task.process)).map(|(&id, _)| id).collect();
         let mut tasks: Vec<Task> = ids.iter().filter_map(|id| self.tasks.remove(id)).collect();
@@ -376,7 +401,7 @@ impl Sim {
                 let task = state.tasks.remove(&id);
                 if task.as_ref().is_some_and(|task| task.queued) {
                     // Woken in its last poll, as by a branch of a select that lost.
-                    state.ready.retain(|other| *other != id);
+                    state.forget_ready(id, process);
                 }
                 Some((Some(future), task))
             }
@@ -472,6 +497,12 @@ impl Process {
         self.shared.state.lock().processes[self.number].alive
     }
 
+    /// Starts another process of the simulation: for what restarts processes from within.
+    pub fn sibling(&self, name: &str) -> Process {
+        let number = self.shared.state.lock().add_process(name);
+        Process { shared: self.shared.clone(), number }
+    }
+
     /// The name given.
     pub fn name(&self) -> String {
         self.shared.state.lock().processes[self.number].name.clone()
@@ -492,6 +523,40 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Stops it as SIGSTOP would: none of its tasks runs, its timers go off unheard. What its disk has in flight completes for it when it
+    /// goes on, which is the worst that a slow device can do.
+    pub fn pause(&self) {
+        let mut state = self.shared.state.lock();
+        state.fold(mix(0x73_746f_70 ^ self.number as u64));
+        if state.processes[self.number].alive {
+            state.stop(self.number);
+        }
+    }
+
+    /// Lets it go on after [`Process::pause`]: all that has come due meanwhile is there at once.
+    pub fn resume(&self) {
+        let mut state = self.shared.state.lock();
+        state.fold(mix(0x676f ^ self.number as u64));
+        let held = state.processes[self.number].held.take().unwrap_or_default();
+        state.ready.extend(held);
+    }
+
+    /// Moves its monotonic clock ahead, as when its machine was suspended. Timers that run keep their time.
+    pub fn advance_clock(&self, by: Duration) {
+        let mut state = self.shared.state.lock();
+        state.fold(by.as_nanos() as u64);
+        state.processes[self.number].clock_ahead += by.as_nanos() as u64;
+    }
+
+    /// Sets its wall clock off by so many milliseconds.
+    pub fn set_wall_clock(&self, off_ms: i64) {
+        let mut state = self.shared.state.lock();
+        state.fold(off_ms as u64);
+        state.processes[self.number].wall_off = off_ms;
+    }
+}
+
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Process({}, {})", self.number, self.name())
@@ -505,16 +570,18 @@ struct ProcessRuntime {
 
 impl Runtime for ProcessRuntime {
     fn now(&self) -> Instant {
-        Instant(self.shared.state.lock().now)
+        let state = self.shared.state.lock();
+        Instant(state.now + state.processes[self.process].clock_ahead)
     }
 
     fn wall_ms(&self) -> u64 {
-        WALL_START_MS + self.now().0 / 1_000_000
+        let state = self.shared.state.lock();
+        (WALL_START_MS + state.now / 1_000_000).saturating_add_signed(state.processes[self.process].wall_off)
     }
 
     fn sleep(&self, for_: Duration) -> BoxFuture<()> {
         let nanos = u64::try_from(for_.as_nanos()).unwrap_or(u64::MAX);
-        let at = self.now().0.saturating_add(nanos);
+        let at = self.shared.state.lock().now.saturating_add(nanos);
         Box::pin(Sleep { shared: self.shared.clone(), process: self.process, at, key: None })
     }
 

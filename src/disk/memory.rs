@@ -101,6 +101,11 @@ impl MemoryDisk {
         MemoryDisk { media: media.clone(), seams, number, delays, open: Mutex::new(Vec::new()) }
     }
 
+    /// Its number among the disks of its media, for [`Fault::disk`].
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
     fn file(&self, file: FileId) -> OpenFile {
         self.open.lock()[file.0 as usize].clone()
     }
@@ -120,9 +125,10 @@ impl MemoryDisk {
         inner.counters.submitted(operation);
         let bytes = matches!(operation, Operation::Read | Operation::Write);
         let range = if bytes { offset..offset.saturating_add(length as u64) } else { 0..u64::MAX };
-        let target = Target { operation, path, range, number, now: self.seams.now() };
+        let now = self.seams.now();
+        let target = Target { operation, path, disk: self.number, range, number, now };
         let Inner { faults, random, counters, disks, .. } = inner;
-        let (slow, fault) = faults.strike(&target, random, counters);
+        let strike = faults.strike(&target, random, counters);
         if let Some(disk) = disks.get_mut(&self.number) {
             disk.flights.insert(number, false);
         }
@@ -133,7 +139,8 @@ impl MemoryDisk {
             _ => &self.delays.sync,
         };
         let usual = draw.within(range.clone()) * if draw.chance(0.01) { 10 } else { 1 };
-        Some(Io { number, delay: Duration::from_nanos(usual) * slow, fault })
+        let delay = (Duration::from_nanos(usual) * strike.slow).max(strike.held_until.since(now));
+        Some(Io { number, delay, fault: strike.fault })
     }
 
     /// Submits the I/O (`submit` says so to the media) and runs `finish` after the I/O's time, in a task of its own: dropping the
@@ -246,9 +253,9 @@ impl Disk for MemoryDisk {
                 check_aligned(0, length as usize);
                 let now = self.seams.now();
                 let number = inner.next_io;
-                let target = Target { operation: Operation::Create, path, range: 0..u64::MAX, number, now };
+                let target = Target { operation: Operation::Create, path, disk: self.number, range: 0..u64::MAX, number, now };
                 let Inner { faults, random, counters, .. } = &mut *inner;
-                let struck = faults.strike(&target, random, counters).1.is_some();
+                let struck = faults.strike(&target, random, counters).fault.is_some();
                 if struck || !inner.has_room(length) {
                     return Err(DiskError::Full { file: path.to_owned(), offset: 0, length: length as usize });
                 }

@@ -5,5 +5,6 @@
 
 pub mod database;
 pub mod guard;
+pub mod member;
 pub mod storage;
 pub mod store;

@@ -291,3 +291,59 @@ fn jobs_run_in_any_order() {
         .collect();
     assert_eq!(orders.len(), 6);
 }
+
+#[test]
+fn a_stopped_process_does_nothing_until_it_goes_on() {
+    let sim = Sim::new(5);
+    let (main, process) = (sim.runtime(), sim.process("stopped"));
+    let seams = process.seams();
+    let beats = Arc::new(AtomicU64::new(0));
+    let counted = beats.clone();
+    let clock = seams.clone();
+    seams.spawn(
+        "beats",
+        Box::pin(async move {
+            loop {
+                clock.sleep(Duration::from_millis(10)).await;
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        }),
+    );
+    sim.run(async {
+        main.sleep(Duration::from_millis(105)).await;
+        let before = beats.load(Ordering::Relaxed);
+        assert!((9..=10).contains(&before), "{before}");
+        process.pause();
+        process.pause();
+        main.sleep(Duration::from_secs(10)).await;
+        assert_eq!(beats.load(Ordering::Relaxed), before);
+        process.resume();
+        main.sleep(Duration::from_millis(5)).await;
+        assert_eq!(beats.load(Ordering::Relaxed), before + 1, "a timer that went off meanwhile counts once");
+        main.sleep(Duration::from_millis(100)).await;
+        assert!(beats.load(Ordering::Relaxed) > before + 8);
+        process.pause();
+        process.kill();
+        process.resume();
+        main.sleep(Duration::from_millis(100)).await;
+        assert!(!process.is_alive());
+    });
+}
+
+#[test]
+fn clocks_of_a_process_can_be_moved() {
+    let sim = Sim::new(6);
+    let (main, process) = (sim.runtime(), sim.process("suspended"));
+    let seams = process.seams();
+    sim.run(async {
+        main.sleep(Duration::from_secs(1)).await;
+        process.advance_clock(Duration::from_secs(3600));
+        process.set_wall_clock(-5000);
+        let ahead = seams.now().since(main.now());
+        assert!(ahead >= Duration::from_secs(3600) && ahead < Duration::from_secs(3601));
+        assert!(main.wall_ms() - seams.wall_ms() >= 4999);
+        let began = main.now();
+        seams.sleep(Duration::from_secs(1)).await;
+        assert!(main.now().since(began) < Duration::from_millis(1100), "timers keep their time");
+    });
+}

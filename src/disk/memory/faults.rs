@@ -31,6 +31,8 @@ pub enum FaultKind {
     MisdirectedWrite,
     /// The I/O takes this many times as long.
     Slow(u32),
+    /// The I/O doesn't complete before the moment given with [`Fault::until`]: storage that hangs.
+    Stall,
 }
 
 /// What an I/O does.
@@ -57,7 +59,7 @@ impl FaultKind {
             FaultKind::Full => matches!(operation, O::Write | O::Grow | O::Create),
             FaultKind::SyncError => operation == O::Sync,
             FaultKind::GrowError => operation == O::Grow,
-            FaultKind::Slow(_) => operation != O::Create,
+            FaultKind::Slow(_) | FaultKind::Stall => operation != O::Create,
         }
     }
 }
@@ -68,6 +70,7 @@ pub struct Fault {
     kind: FaultKind,
     operation: Option<Operation>,
     file: Option<PathBuf>,
+    disk: Option<u32>,
     range: Range<u64>,
     from_io: u64,
     until: Instant,
@@ -78,7 +81,7 @@ pub struct Fault {
 impl Fault {
     /// Strikes once, at the next I/O that fits.
     pub fn new(kind: FaultKind) -> Fault {
-        Fault { kind, operation: None, file: None, range: 0..u64::MAX, from_io: 0, until: Instant(u64::MAX), chance: 1.0, times: 1 }
+        Fault { kind, operation: None, file: None, disk: None, range: 0..u64::MAX, from_io: 0, until: Instant(u64::MAX), chance: 1.0, times: 1 }
     }
 
     /// Only this operation (for kinds that strike several).
@@ -89,6 +92,11 @@ impl Fault {
     /// Only I/O on this file.
     pub fn file(self, path: impl AsRef<Path>) -> Fault {
         Fault { file: Some(path.as_ref().to_owned()), ..self }
+    }
+
+    /// Only I/O of this disk ([`super::MemoryDisk::number`]): one process's way to the media.
+    pub fn disk(self, number: u32) -> Fault {
+        Fault { disk: Some(number), ..self }
     }
 
     /// Only reads and writes that touch these bytes. Syncs, growths and creations touch no bytes: they count as touching all.
@@ -126,10 +134,22 @@ impl Fault {
 pub(super) struct Target<'a> {
     pub(super) operation: Operation,
     pub(super) path: &'a Path,
+    /// The disk that does it.
+    pub(super) disk: u32,
     /// The bytes read or written; all of the file for the others.
     pub(super) range: Range<u64>,
     pub(super) number: u64,
     pub(super) now: Instant,
+}
+
+/// What strikes an I/O.
+pub(super) struct Strike {
+    /// It takes so many times as long.
+    pub(super) slow: u32,
+    /// It doesn't complete before.
+    pub(super) held_until: Instant,
+    /// What else goes wrong: the first fault that fits.
+    pub(super) fault: Option<FaultKind>,
 }
 
 /// The faults asked for and not used up.
@@ -147,23 +167,24 @@ impl Faults {
         self.rules.clear();
     }
 
-    /// The slowdown and the first other fault that strike this I/O; counts and uses them up.
-    pub(super) fn strike(&mut self, target: &Target<'_>, random: &mut Random, counters: &mut Counters) -> (u32, Option<FaultKind>) {
-        let (mut slow, mut struck) = (1, None);
+    /// What strikes this I/O; counts and uses it up.
+    pub(super) fn strike(&mut self, target: &Target<'_>, random: &mut Random, counters: &mut Counters) -> Strike {
+        let mut strike = Strike { slow: 1, held_until: Instant::default(), fault: None };
         for rule in &mut self.rules {
-            let is_slow = matches!(rule.kind, FaultKind::Slow(_));
-            if (struck.is_some() && !is_slow) || !rule.fits(target) || !random.chance(rule.chance) {
+            let is_delay = matches!(rule.kind, FaultKind::Slow(_) | FaultKind::Stall);
+            if (strike.fault.is_some() && !is_delay) || !rule.fits(target) || !random.chance(rule.chance) {
                 continue;
             }
             rule.times -= 1;
             match rule.kind {
-                FaultKind::Slow(factor) => slow = factor.max(slow),
-                kind => struck = Some(kind),
+                FaultKind::Slow(factor) => strike.slow = factor.max(strike.slow),
+                FaultKind::Stall => strike.held_until = rule.until.max(strike.held_until),
+                kind => strike.fault = Some(kind),
             }
             counters.count(rule.kind, target.operation);
         }
         self.rules.retain(|rule| rule.times > 0);
-        (slow, struck)
+        strike
     }
 }
 
@@ -173,6 +194,7 @@ impl Fault {
             && self.kind.strikes(target.operation)
             && self.operation.is_none_or(|operation| operation == target.operation)
             && self.file.as_ref().is_none_or(|file| file == target.path)
+            && self.disk.is_none_or(|disk| disk == target.disk)
             && self.range.start < target.range.end
             && target.range.start < self.range.end
             && target.number >= self.from_io
@@ -209,6 +231,8 @@ pub struct Counters {
     pub misdirected_writes: u64,
     /// Strikes of [`FaultKind::Slow`].
     pub slow: u64,
+    /// Strikes of [`FaultKind::Stall`].
+    pub stalls: u64,
     /// Bits flipped by [`super::MemoryMedia::flip`].
     pub flips: u64,
     /// Reads that saw a write in flight, by sector old or new.
@@ -229,6 +253,7 @@ impl Counters {
             FaultKind::LostWrite => &mut self.lost_writes,
             FaultKind::MisdirectedWrite => &mut self.misdirected_writes,
             FaultKind::Slow(_) => &mut self.slow,
+            FaultKind::Stall => &mut self.stalls,
         };
         *counter += 1;
         tracing::debug!(?kind, ?operation, "a fault strikes");

@@ -241,6 +241,17 @@ impl MemoryMedia {
         MemoryMedia::of_state(state, seed)
     }
 
+    /// Whether somebody holds the in-use lock of `instance` on a file.
+    pub fn is_locked(&self, path: impl AsRef<Path>, instance: ThreadId) -> bool {
+        let inner = self.inner.lock();
+        inner.file(path.as_ref()).is_some_and(|file| inner.locks.contains_key(&(file, instance)))
+    }
+
+    /// Whether the disk of this number is gone and nothing of it is in flight: what it wrote has landed, and nothing follows.
+    pub fn is_drained(&self, disk: u32) -> bool {
+        self.inner.lock().disks.get(&disk).is_none_or(|found| found.dead && found.flights.is_empty())
+    }
+
     /// The files, in order of their creation.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.inner.lock().state.files.iter().map(|file| file.path.clone()).collect()

@@ -481,6 +481,23 @@ fn slow_io_is_slow_for_its_time() {
 }
 
 #[test]
+fn stalled_io_waits_for_the_end_of_the_stall() {
+    let bench = Bench::new(4);
+    let other = MemoryDisk::new(&bench.media, bench.sim.runtime());
+    let file = other.open(Path::new(FILE), Access::Read).unwrap();
+    let until = bench.sim.now() + Duration::from_secs(5);
+    bench.media.inject(Fault::new(FaultKind::Stall).disk(bench.disk.number()).until(until).forever());
+    bench.sim.run(async { other.read(file, 0, Buffer::zeroed(8192)).await.1 }).unwrap();
+    assert!(bench.sim.now() < until, "another disk's I/O goes on");
+    bench.read(0).unwrap();
+    assert!(bench.sim.now() >= until);
+    let after = bench.sim.now();
+    bench.read(0).unwrap();
+    assert!(bench.sim.now().since(after) < Duration::from_millis(3));
+    assert_eq!(bench.media.counters().stalls, 1);
+}
+
+#[test]
 fn room_is_limited() {
     let bench = Bench::new(3);
     bench.media.set_capacity(100 * 8192);

@@ -168,7 +168,7 @@ impl File {
     ///
     /// # Errors
     /// What went back.
-    pub(super) fn believe(&mut self, reading: &Reading, snapshot: &Snapshot) -> Result<Accepted, FileTrouble> {
+    pub(super) fn believe(&self, reading: &Reading, snapshot: &Snapshot) -> Result<Accepted, FileTrouble> {
         for ((instance, kind), had) in &reading.required {
             let head = usize::from(instance.0).checked_sub(1).and_then(|at| snapshot.instances.get(at)?.head(*kind));
             // Not whole is not an answer either, and said elsewhere.
@@ -178,13 +178,7 @@ impl File {
                 return Err(FileTrouble::WentBack { kind: *kind, instance: *instance, had: *had, found: head.age() });
             }
         }
-        for (instance, sectors) in (1..).map(ThreadId).zip(&snapshot.instances) {
-            for kind in [SectorKind::Ballot, SectorKind::View] {
-                if let Some(head) = sectors.head(kind) {
-                    self.learn((instance, kind), head.age());
-                }
-            }
-        }
+        // What was seen isn't known to be durable: a read beside a write sees old or new, and so may the next one.
         Ok(Accepted { round: reading.round })
     }
 
