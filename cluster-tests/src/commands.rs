@@ -141,16 +141,71 @@ impl Cluster {
         self.status()["instances"][0]["pid"].as_i64().map(|pid| i32::try_from(pid).expect("a process id is small"))
     }
 
+    /// What `status` says of instance `id`.
+    ///
+    /// # Panics
+    /// When status fails, or there is no such instance.
+    #[track_caller]
+    pub fn instance(&self, id: u16) -> Value {
+        self.status()["instances"][usize::from(id) - 1].clone()
+    }
+
+    /// The process of instance `id`, if one lives.
+    ///
+    /// # Panics
+    /// When status fails.
+    #[track_caller]
+    pub fn pid_of(&self, id: u16) -> Option<i32> {
+        self.instance(id)["pid"].as_i64().map(|pid| i32::try_from(pid).expect("a process id is small"))
+    }
+
+    /// The guard of instance `id`, if one lives.
+    ///
+    /// # Panics
+    /// When status fails.
+    #[track_caller]
+    pub fn guard_pid(&self, id: u16) -> Option<i32> {
+        self.instance(id)["guard_pid"].as_i64().map(|pid| i32::try_from(pid).expect("a process id is small"))
+    }
+
+    /// Sends `signal` to the guard of instance `id`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn signal_guard(&self, id: u16, signal: i32) {
+        send(self.guard_pid(id).expect("it has a guard"), signal);
+    }
+
+    /// Sends `signal` to the process of instance `id`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn signal_instance(&self, id: u16, signal: i32) {
+        send(self.pid_of(id).expect("it has a process"), signal);
+    }
+
     /// Sends `signal` to the process of instance 1.
     ///
     /// # Panics
     /// When there is none.
     #[track_caller]
     pub fn signal(&self, signal: i32) {
-        let pid = self.pid().expect("instance 1 has a process");
-        // SAFETY: `kill` takes two numbers and touches no memory.
-        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "process {pid} can be signalled");
+        send(self.pid().expect("instance 1 has a process"), signal);
     }
+}
+
+#[track_caller]
+fn send(pid: i32, signal: i32) {
+    // SAFETY: `kill` takes two numbers and touches no memory.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "process {pid} can be signalled");
+}
+
+/// Whether a process of this id runs: not gone, and not the remains of one (a zombie).
+pub fn runs(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rfind(')').and_then(|end| stat[end + 1..].split_ascii_whitespace().next()).is_some_and(|state| !matches!(state, "Z" | "X"))
 }
 
 impl Drop for Cluster {

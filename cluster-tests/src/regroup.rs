@@ -1,7 +1,7 @@
 //! A real cluster of one instance for one test: its own directory, any free port, killed with `kill -9`, ended with the value.
 //!
-//! Used by the black-box proofs of SQL. Made by `clusterctl init`; the instance is a `regroupd` that we start ourselves, so that we hold
-//! its process: it dies with the thread that started it, and nobody else's is ever touched.
+//! Used by the black-box proofs of SQL. Made by `clusterctl init`; the instance's guard is a `regroupd` that we start ourselves, so that we hold
+//! its process: it dies with the thread that started it, the instance with it, and nobody else's is ever touched.
 
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -295,6 +295,10 @@ impl Regroup {
     fn reap(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             drop(daemon.child.wait());
+            // Its guard is gone; the instance, which the kernel ends with it, is when nobody has its ends of these streams any more.
+            while daemon.heard.lock().ended < 2 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             self.past = daemon.heard.lock().log.clone();
         }
     }

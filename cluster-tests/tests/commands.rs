@@ -53,8 +53,8 @@ fn flip(file: &File, at: u64) {
 fn a_life_from_init_over_a_crash_to_a_damaged_page() {
     let cluster = Cluster::new(&[]);
     let status = cluster.status();
-    assert_eq!(keys(&status), ["cluster", "coordinator", "epoch", "instances", "recovery"]);
-    assert_eq!(keys(&status["instances"][0]), ["guard_pid", "id", "incarnation", "pid", "postgres", "state"]);
+    assert_eq!(keys(&status), ["cluster", "coordinator", "epoch", "instances", "recovery", "view", "voting"]);
+    assert_eq!(keys(&status["instances"][0]), ["guard_pid", "heartbeats", "id", "incarnation", "parked", "pid", "postgres", "state"]);
     assert_eq!(status["instances"].as_array().expect("a list").len(), 1);
     assert_eq!((&status["instances"][0]["state"], &status["instances"][0]["pid"]), (&"stopped".into(), &Value::Null));
     assert_eq!((&status["coordinator"], &status["recovery"]), (&Value::Null, &Value::Null));
@@ -67,14 +67,14 @@ fn a_life_from_init_over_a_crash_to_a_damaged_page() {
     let status = cluster.status();
     assert_eq!((&status["cluster"], &status["coordinator"]), (&Value::from(id), &Value::from(1)));
     let instance = &status["instances"][0];
-    assert_eq!((&instance["id"], &instance["state"], &instance["guard_pid"]), (&1.into(), &"open".into(), &Value::Null));
+    assert_eq!((&instance["id"], &instance["state"]), (&1.into(), &"open".into()));
+    assert!(instance["guard_pid"].is_u64() && instance["guard_pid"] != instance["pid"], "{instance}");
     assert!(instance["postgres"].as_str().expect("a string").starts_with("127.0.0.1:"));
     let first_life = instance["incarnation"].as_u64().expect("a number");
     let first_epoch = status["epoch"].as_u64().expect("a number");
 
-    cluster.signal(libc::SIGKILL);
-    wait_for("the killed instance to be dead", || cluster.state() == "dead");
-    assert_eq!(cluster.pid(), None);
+    cluster.run(&["stop", "--kill"]).expect(0);
+    assert_eq!((cluster.state().as_str(), cluster.pid()), ("dead", None));
     load_and_kill(&cluster, 700);
     assert_eq!(cluster.state(), "dead");
     let refused = cluster.run(&["verify"]).expect(2);
@@ -183,7 +183,7 @@ fn kills_and_starts_in_quick_succession() {
     let cluster = Cluster::new(&[]);
     for _ in 0..10 {
         cluster.run(&["start"]).expect(0);
-        cluster.signal(libc::SIGKILL);
+        cluster.signal_guard(1, libc::SIGKILL);
     }
     cluster.run(&["start"]).expect(0);
     cluster.run(&["stop"]).expect(0);
@@ -232,7 +232,8 @@ fn a_started_process_is_on_its_own() {
     let pid = cluster.pid().expect("it runs");
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
     let session = stat[stat.rfind(')').expect("a name in parentheses") + 1..].split_ascii_whitespace().nth(3).expect("a session");
-    assert_eq!(session, pid.to_string(), "a session of its own");
+    let guard = cluster.guard_pid(1).expect("it is guarded");
+    assert_eq!(session, guard.to_string(), "its guard has a session of its own");
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its files can be listed") {
         let to = std::fs::read_link(entry.expect("an entry").path()).unwrap_or_default();
         let to = to.to_string_lossy().into_owned();
@@ -261,8 +262,10 @@ fn without_a_cluster_there_is_a_hint() {
 fn init_refuses_what_it_can_not_do_and_leaves_nothing() {
     let cluster = Cluster::unmade();
     for (arguments, complaint) in [
-        (&["--instances", "2"][..], "must be 1"),
-        (&["--instances", "0"], "must be 1"),
+        (&["--instances", "65"][..], "must be 1 to 64"),
+        (&["--instances", "0"], "must be 1 to 64"),
+        (&["--instances", "2", "--listen", "127.0.0.1:65535"], "one each"),
+        (&["--voting-files", "2"], "none of 1, 3, 5"),
         (&["--ring-size", "1MiB"], "ring_bytes"),
         (&["--ring-size", "64MB"], "64MiB"),
         (&["--cache", "1MiB"], "cache_bytes"),

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::config::Interconnect;
 use super::size::show_size;
-use options::{Explained, FENCE, GUARD, OPTIONS, POSTGRES};
+use options::{Explained, FENCE, GUARD, MEMBERSHIP, OPTIONS, POSTGRES};
 
 /// What is chosen when a cluster is made.
 pub struct Chosen<'c> {
@@ -50,6 +50,8 @@ pub fn render(chosen: &Chosen<'_>) -> String {
     explain(&mut text, POSTGRES, &[]);
     text.push_str("\n[options]\n");
     explain(&mut text, OPTIONS, chosen.options);
+    text.push_str("\n[membership]\n# How instances find out that one is dead. The defaults suit one site; slower networks and storage need longer times.\n");
+    explain(&mut text, MEMBERSHIP, &[]);
     interconnect(&mut text);
     text.push_str("\n[fence]\n");
     explain(&mut text, FENCE, &[]);
@@ -147,6 +149,7 @@ mod tests {
     use crate::base::options::Options;
     use crate::cli::config::Config;
     use crate::fence::options::FenceOptions;
+    use crate::membership::options::Options as MembershipOptions;
     use crate::node::guard::options::GuardOptions;
     use crate::sql::wire::options::PostgresOptions;
 
@@ -175,6 +178,7 @@ mod tests {
     fn every_option_is_explained_with_its_true_default() {
         explained_truly(OPTIONS, &toml::Table::try_from(Options::default()).unwrap(), &[]);
         explained_truly(POSTGRES, &toml::Table::try_from(PostgresOptions::default()).unwrap(), &["listen"]);
+        explained_truly(MEMBERSHIP, &toml::Table::try_from(MembershipOptions::default()).unwrap(), &[]);
         explained_truly(FENCE, &toml::Table::try_from(FenceOptions::default()).unwrap(), &[]);
         explained_truly(GUARD, &toml::Table::try_from(GuardOptions::default()).unwrap(), &[]);
     }
@@ -195,7 +199,7 @@ mod tests {
     #[test]
     fn the_file_still_parses_with_every_comment_sign_before_an_option_taken_away() {
         let text = sample(&[]);
-        let all = || OPTIONS.iter().chain(POSTGRES).chain(FENCE).chain(GUARD).map(|option| option.name);
+        let all = || OPTIONS.iter().chain(POSTGRES).chain(MEMBERSHIP).chain(FENCE).chain(GUARD).map(|option| option.name);
         let names = |line: &str| {
             all().chain(["listen", "tls", "interconnect", "guard"]).any(|name| line.starts_with(&format!("# {name} = ")))
         };
@@ -203,6 +207,7 @@ mod tests {
         assert_ne!(uncommented, text);
         let config = Config::parse(&uncommented, Path::new("/d/regroup.toml")).unwrap();
         assert_eq!(config.options, Options::default());
+        assert_eq!(config.membership, MembershipOptions::default());
         assert_eq!((config.fence.clone(), config.guard.clone()), (FenceOptions::default(), GuardOptions::default()));
         assert_eq!((config.interconnect(), config.guard_listen()), (Interconnect::default().listen, Interconnect::default().listen));
         let listen = "127.0.0.1:7432".parse().unwrap();

@@ -212,3 +212,79 @@ pub const GUARD: &[Explained] = &[
         range: "1 to 86400000",
     },
 ];
+
+/// Every option of `[membership]`. A test holds this against `membership::Options`.
+pub const MEMBERSHIP: &[Explained] = &[
+    Explained {
+        name: "tick_ms",
+        meaning: &["How often membership looks at the clock, in milliseconds."],
+        default: "25",
+        range: "1 to 1000",
+    },
+    Explained {
+        name: "network_interval_ms",
+        meaning: &["Between two heartbeats over the interconnect, in milliseconds."],
+        default: "100",
+        range: "10 to 10000",
+    },
+    Explained {
+        name: "disk_interval_ms",
+        meaning: &["Between two heartbeats on the voting files, and two looks of a guard at them, in milliseconds."],
+        default: "200",
+        range: "10 to 10000",
+    },
+    Explained {
+        name: "suspicion_floor_ms",
+        meaning: &["Least silence, by interconnect and voting files, before an instance is suspected to be dead, in milliseconds.", "Jitter that was seen makes it longer by itself."],
+        default: "600",
+        range: "3 network intervals and 2.5 disk intervals or more, up to 600000",
+    },
+    Explained {
+        name: "suspicion_ceiling_ms",
+        meaning: &["Silence after which an instance is suspected however much jitter there was, in milliseconds."],
+        default: "5000",
+        range: "suspicion_floor_ms to 600000",
+    },
+    Explained {
+        name: "suspicion_phi",
+        meaning: &["How sure a suspicion must be: with 8, so long a silence has a chance of 10^-8 if the instance lives."],
+        default: "8",
+        range: "1 to 16",
+    },
+    Explained {
+        name: "lease_ms",
+        meaning: &["An instance that has not written to and read from a majority of voting files for so long serves nobody until it has,", "in milliseconds. Shorter than any suspicion, so that it has stopped answering before others go on without it."],
+        default: "500",
+        range: "2 disk intervals to 9/10 of suspicion_floor_ms",
+    },
+    Explained {
+        name: "stall_ms",
+        meaning: &["An instance that did not run for so long looks first whether it is still a member, in milliseconds."],
+        default: "300",
+        range: "2 ticks to lease_ms",
+    },
+    Explained {
+        name: "settle_ms",
+        meaning: &["How long who hears whom must stay unchanged before a network split is decided by it, in milliseconds."],
+        default: "450",
+        range: "2 disk intervals to 600000",
+    },
+    Explained {
+        name: "storage_timeout_ms",
+        meaning: &["An instance that is heard over the interconnect, but doesn't write to the voting files, is evicted after this, in milliseconds."],
+        default: "10000",
+        range: "2 suspicion floors to 600000",
+    },
+    Explained {
+        name: "stagger_ms",
+        meaning: &["Between two instances that could propose a view, so that they don't collide, in milliseconds."],
+        default: "50",
+        range: "1 to 10000",
+    },
+    Explained {
+        name: "fence_retry_ms",
+        meaning: &["Between two attempts to fence an evicted instance, in milliseconds."],
+        default: "1000",
+        range: "10 to 600000",
+    },
+];

@@ -18,7 +18,7 @@ use super::GuardError;
 use crate::base::{ClusterId, Epoch, Incarnation, Instant, Seams, ThreadId};
 use crate::disk::{Access, Buffer, Disk, DiskError, Durability};
 use crate::fence::locks::guard_lock;
-use crate::membership::guard::GuardRecord;
+use crate::membership::guard::{Child, GuardRecord};
 use crate::membership::heartbeat::head;
 use crate::membership::sector::{Place, SectorKind};
 use crate::membership::survey::{Snapshot, Survey};
@@ -155,14 +155,22 @@ impl Board {
         self.shared.wanted.send_modify(|wanted| *wanted = Wanted { sequence: wanted.sequence + 1, record, epoch });
     }
 
-    /// The newest life of the guard's instance that ran on the host of boot `boot`, by reads that begin now.
+    /// The newest life of `id` that a guard has proven dead and drained, and the epoch for which it was killed.
+    pub(super) fn proven(&self, id: ThreadId) -> Option<(Incarnation, Epoch)> {
+        let survey = self.survey();
+        let (_, record) = survey.guard(id)?;
+        (record.child == Child::Drained).then_some((record.incarnation, record.killed))
+    }
+
+    /// The newest life of the guard's instance that ran on the host of boot `boot`, by reads that begin now, or that was proven drained before.
     pub(super) async fn highest_on(&self, boot: [u8; 16]) -> Option<Incarnation> {
         let files: Vec<VotingFile> = self.shared.places.lock().iter().filter_map(|slot| slot.voting.clone()).collect();
         let all = files.len();
         let answers = read_some(&self.shared.seams, &self.shared.disk, &files, all, AFTER_DEATH).await;
         let at = usize::from(self.shared.id.0) - 1;
         let beats = answers.iter().filter_map(|snapshot| snapshot.instances.get(at)?.heartbeat.as_ref());
-        beats.filter(|(_, beat)| beat.host.boot == boot).map(|(head, _)| head.incarnation).max()
+        let here = beats.filter(|(_, beat)| beat.host.boot == boot).map(|(head, _)| head.incarnation);
+        here.chain(self.proven(self.shared.id).map(|(incarnation, _)| incarnation)).max()
     }
 
     async fn serve(&self, at: usize, heard: &mpsc::Sender<()>) {

@@ -239,7 +239,11 @@ impl Connected {
         let address = link.address();
         let peers = Peers::start(seams, id, board.shape().threads, link, inputs.clone());
         let connected = Connected { board, peers, place: Place { machine, boot: boot.0 }, address };
-        connected.record(ChildState::None, Incarnation(0), Epoch(0));
+        // What an earlier guard has proven stays proven, wherever this one runs.
+        let before = connected.board.proven(id);
+        let state = before.map_or(ChildState::None, |_| ChildState::Drained);
+        let (incarnation, killed) = before.unwrap_or_default();
+        connected.record(state, incarnation, killed);
         connected.board.run(heard);
         Ok(connected)
     }
