@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::{Incarnation, Instant, ThreadId};
 use crate::membership::heartbeat::{Heartbeat, Standing};
 use crate::membership::io::FileTrouble;
-use crate::membership::sector::{SectorKind, VotingId};
+use crate::membership::sector::SectorKind;
 use crate::membership::survey::Snapshot;
 
 /// Incarnation and sequence of a sector.
@@ -44,7 +44,6 @@ pub(super) struct Accepted {
 
 #[derive(Debug)]
 pub(super) struct File {
-    pub(super) id: VotingId,
     writing: BTreeMap<SectorKind, Writing>,
     acked: BTreeMap<SectorKind, u64>,
     reading: Option<Reading>,
@@ -70,9 +69,8 @@ pub(super) struct File {
 }
 
 impl File {
-    pub(super) fn new(id: VotingId) -> File {
+    pub(super) fn new() -> File {
         File {
-            id,
             writing: BTreeMap::new(),
             acked: BTreeMap::new(),
             reading: None,
@@ -106,11 +104,6 @@ impl File {
 
     pub(super) fn is_beaten(&self) -> bool {
         self.beaten.is_some()
-    }
-
-    /// Nothing in flight.
-    pub(super) fn is_idle(&self) -> bool {
-        self.writing.is_empty() && self.reading.is_none()
     }
 
     pub(super) fn is_quiet(&self) -> bool {
