@@ -24,7 +24,7 @@ use crate::base::{Incarnation, Seams};
 use crate::disk::{Disk, open_disk};
 use crate::fence::HostId;
 use crate::fence::locks::FileLocks;
-use crate::net::{Peer, Role};
+use crate::net::Role;
 use crate::node::guard::child::Processes;
 use crate::node::guard::{ClusterSetup, Connect, Setup};
 
@@ -95,8 +95,7 @@ fn cluster_setup(config: &Config, disk: Arc<dyn Disk>, seams: &Seams) -> Result<
     let connect: Connect = {
         let (config, seams) = (config.clone(), seams.clone());
         Box::new(move |cluster, life, epoch| {
-            let peer = Peer { instance: config.thread(), role: Role::Guard };
-            super::link::connect(&config, cluster, config.guard_listen(), peer, life, epoch, &seams).map_err(|error| error.to_string())
+            super::link::connect(&config, cluster, Role::Guard, life, epoch, &seams).map_err(|error| error.to_string())
         })
     };
     Ok(ClusterSetup {

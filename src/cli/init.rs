@@ -25,6 +25,7 @@ use crate::base::options::{DiskKind, Options};
 use crate::base::{ClusterId, Seams, ThreadId};
 use crate::disk::Disk;
 use crate::membership::{View, VotingId};
+use crate::net::certificate::Authority;
 use crate::node::guard::voting;
 use crate::node::store::Store;
 use crate::page::superblock::Shape;
@@ -223,7 +224,11 @@ impl Making {
     fn make_certificates(&mut self, cluster: ClusterId, instances: u16, now_ms: u64) -> Result<(), CommandError> {
         let folder = self.cluster.tls();
         self.make_directory(&folder)?;
-        let _ = (cluster, instances, now_ms, VALID_FOR, ThreadId(1)); // CERTIFICATES
+        let authority = Authority::create(cluster, now_ms, VALID_FOR)?;
+        authority.save(&folder)?;
+        for id in (1..=instances).map(ThreadId) {
+            authority.renew(&folder, id, now_ms, VALID_FOR)?;
+        }
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The interconnect of a process, as the configuration says.
+//! The interconnect of a process: QUIC with the certificate of its instance, where the configuration says.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,51 +6,30 @@ use std::sync::Arc;
 use super::CommandError;
 use super::config::Config;
 use crate::base::{ClusterId, Epoch, Incarnation, Seams};
-use crate::net::{Link, Peer};
+use crate::net::certificate::Credentials;
+use crate::net::hello::Local;
+use crate::net::quic::{QuicLink, QuicOptions};
+use crate::net::{Link, Peer, Role};
 
-/// Opens this process's end of the interconnect.
+/// Opens this process's end of the interconnect: of the instance, or of its guard.
+///
+/// # Errors
+/// Its certificate can't be used, or is another's; its address can't be had.
 pub(super) fn connect(
     config: &Config,
     cluster: ClusterId,
-    listen: SocketAddr,
-    own: Peer,
+    role: Role,
     life: Incarnation,
     epoch: Epoch,
     seams: &Seams,
 ) -> Result<Arc<dyn Link>, CommandError> {
-    let _ = (config, cluster, own, life, seams);
-    Ok(Arc::new(Nowhere { address: listen, epoch: parking_lot::Mutex::new(epoch) }))
-}
-
-/// Until the real link is there.
-struct Nowhere {
-    address: SocketAddr,
-    epoch: parking_lot::Mutex<Epoch>,
-}
-
-impl Link for Nowhere {
-    fn address(&self) -> SocketAddr {
-        self.address
-    }
-    fn set_peer(&self, _: Peer, _: Option<SocketAddr>) {}
-    fn set_epoch(&self, epoch: Epoch) {
-        *self.epoch.lock() = epoch;
-    }
-    fn epoch(&self) -> Epoch {
-        *self.epoch.lock()
-    }
-    fn refuse_below(&self, _: Peer, _: Incarnation) {}
-    fn send(&self, to: Peer, _: crate::net::Lane, _: u16, _: bytes::Bytes) -> Result<(), crate::net::SendError> {
-        Err(crate::net::SendError::NotConnected(to))
-    }
-    fn request(&self, to: Peer, _: u16, _: bytes::Bytes) -> crate::base::BoxFuture<Result<bytes::Bytes, crate::net::RequestError>> {
-        Box::pin(async move { Err(crate::net::RequestError::NotConnected(to)) })
-    }
-    fn next(&self) -> crate::base::BoxFuture<crate::net::Arrival> {
-        Box::pin(std::future::pending())
-    }
-    fn counters(&self) -> crate::net::Counters {
-        Default::default()
-    }
-    fn close(&self) {}
+    let instance = config.thread();
+    let bind: SocketAddr = match role {
+        Role::Instance => config.interconnect(),
+        Role::Guard => config.guard_listen(),
+    };
+    let credentials = Credentials::load(&config.interconnect.tls, instance)?;
+    let local = Local { cluster, peer: Peer { instance, role }, incarnation: life };
+    let link = QuicLink::start(seams, local, epoch, bind, credentials, QuicOptions::default())?;
+    Ok(Arc::new(link))
 }

@@ -24,6 +24,7 @@ pub mod init;
 pub mod layout;
 mod link;
 pub mod logs;
+mod member;
 pub mod observe;
 pub mod process;
 pub mod salvage;

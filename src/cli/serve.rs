@@ -1,6 +1,10 @@
-//! `regroupd`: opens one instance's storage, recovers it if need be, and serves PostgreSQL clients until SIGTERM or SIGINT; then it ends
-//! their sessions and closes the storage.
+//! The instance's own process: joins the cluster, opens the instance's storage, recovers it if need be, and serves PostgreSQL clients until SIGTERM
+//! or SIGINT; then it ends their sessions, closes the storage and leaves. Run by its guard (`cli::guard`), whose child it is.
 //!
+//! ```text
+//! locks on all storage files -> membership on a thread of its own (member) -> a view with us -> the store -> clients, behind the park gate
+//! evicted: exits at once with a code by which its guard starts it again (node::guard::core::exit); parked: the gate holds answers back
+//! ```
 //! Standard output gets one JSON object a line: `starting`, `recovering` (with progress), `recovered` (with the report), `open`, `stopping`,
 //! `closed`. As instance of a cluster's directory (`--dir`) it also holds the instance's process file and answers on its admin socket;
 //! started with a configuration file alone (`--config`) it does neither. Told to stop while it recovers, it ends at once: the next start
@@ -20,18 +24,29 @@ use super::admin::server::{Board, show_report};
 use super::config::Config;
 use super::door::Door;
 use super::layout::{ClusterDir, InstanceDir};
+use super::member::{self, Seen, StartError};
+use super::observe::read_control;
 use super::process::Presence;
 use super::{CommandError, on_runtime};
-use crate::base::{Gate, Incarnation, Seams};
-use crate::disk::{Disk, lock};
+use crate::base::{Gate, Incarnation, Seams, Writer};
+use crate::disk::{Access, Disk, lock};
+use crate::membership::StopReason;
 use crate::node::guard::core::exit;
 use crate::node::guard::leash::Leash;
-use crate::node::storage::Opening;
+use crate::node::member::{Member, MemberError, Standing};
+use crate::node::storage::{Life, Opening, OpeningVolume};
 use crate::node::store::Store;
-use crate::recovery::Progress;
+use crate::page::volume::Volume;
+use crate::recovery::{OnProgress, Progress};
 
 /// Between two tries to be the only user of the store, when stopping.
 const EVERY: Duration = Duration::from_millis(5);
+
+/// Until instances share their caches, only this one serves SQL.
+const SERVES_SQL: u16 = 1;
+
+/// Longest wait for a view without this instance when it stops.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest wait for the I/O of an earlier process of the instance.
 pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
@@ -164,57 +179,235 @@ struct Run {
 
 impl Run {
     async fn to_its_end(self) -> Result<i32, Failed> {
-        let Run { config, home, leash, above: _, seams, disk } = self;
         let unopened = with::<CommandError>(exit::NOT_OPENED);
         let mut stop = StopSignal::new().map_err(&unopened)?;
-        let instance = config.instance;
         let board = Board::new();
         // In this order, and given up in the other.
-        let _presence = match &home {
-            Some(home) => Some(Presence::announce(home, &seams).await.map_err(with(exit::UNUSABLE))?),
+        let _presence = match &self.home {
+            Some(home) => Some(Presence::announce(home, &self.seams).await.map_err(with(exit::UNUSABLE))?),
             None => None,
         };
-        let _socket = home.as_ref().map(|home| board.listen(home, &seams)).transpose().map_err(&unopened)?;
-        let gate = Gate::always_open(seams.clone());
-        let door = Door::listen(&config, &seams, gate).await.map_err(&unopened)?;
-        say(&json!({
-            "event": "starting", "instance": instance, "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION"),
-            "postgres": door.address(),
-        }));
-        if home.is_some() {
-            drained(&config, &seams, &mut stop).await.map_err(&unopened)?;
+        let _socket = self.home.as_ref().map(|home| board.listen(home, &self.seams)).transpose().map_err(&unopened)?;
+        if self.config.is_clustered() { self.member(&board, &mut stop).await } else { self.alone(&board, &mut stop).await }
+    }
+
+    /// One instance alone: its incarnation and epoch are counted in its redo file.
+    async fn alone(&self, board: &Board, stop: &mut StopSignal) -> Result<i32, Failed> {
+        let Run { config, seams, disk, .. } = self;
+        let unopened = with::<CommandError>(exit::NOT_OPENED);
+        let door = Door::listen(config, seams, Gate::always_open(seams.clone())).await.map_err(&unopened)?;
+        self.say_starting(&door);
+        if self.home.is_some() {
+            drained(config, seams, stop).await.map_err(&unopened)?;
         }
-        let (shown, knocked) = (board.clone(), door.clone());
         let opening = Opening {
             seams: seams.clone(),
-            disk,
+            disk: disk.clone(),
             paths: config.storage.paths(),
             thread: config.thread(),
             options: config.options.clone(),
-            on_progress: Some(Box::new(move |progress| {
-                shown.recovering(progress);
-                knocked.recovering(progress);
-                say_progress(progress);
-            })),
+            on_progress: Some(self.on_progress(board, &door)),
             on_checkpoint: None,
         };
         let store = tokio::select! {
             biased;
             opened = Store::open(opening) => Arc::new(opened.map_err(with(exit::NOT_OPENED))?),
-            () = stop.received() => {
-                say(&json!({ "event": "interrupted", "instance": instance }));
-                tracing::info!("told to stop before the storage was open: the next start begins anew");
-                return Ok(exit::CLEAN);
-            }
+            () = stop.received() => return Ok(self.interrupted()),
         };
-        if let Some(leash) = &leash {
+        if let Some(leash) = &self.leash {
             let writer = store.storage().writer();
             leash.announced(writer.incarnation);
             leash.joined(writer.epoch);
         }
-        serve(store, &board, &door, instance, home.as_ref(), &seams, &mut stop).await.map_err(with(exit::BROKEN))?;
-        say(&json!({ "event": "closed", "instance": instance }));
+        self.open(&store, board, &door).await.map_err(with(exit::NOT_OPENED))?;
+        stop.received().await;
+        self.close(store, board, &door).await.map_err(with(exit::BROKEN))?;
+        self.say_closed();
         Ok(exit::CLEAN)
+    }
+
+    /// A member of a cluster.
+    async fn member(&self, board: &Board, stop: &mut StopSignal) -> Result<i32, Failed> {
+        let Run { config, seams, disk, .. } = self;
+        let unopened = with::<CommandError>(exit::NOT_OPENED);
+        drained(config, seams, stop).await.map_err(&unopened)?;
+        // From here on this process holds the instance's locks: it has an identity only with all of them (rule 6).
+        let volume = Volume::open(disk.clone(), &config.storage.paths(), Access::Write(config.thread())).await.map_err(with(exit::NOT_OPENED))?;
+        let control = read_control(disk, config).await.map_err(&unopened)?;
+        let above = self.above.max(control.writer.incarnation);
+        let member = match member::start(config, volume.shape(), above).await {
+            Ok(member) => member,
+            Err(StartError::Thread(error)) => return Err(unopened(error)),
+            Err(StartError::Member(error)) => return Err(self.no_member(error)),
+        };
+        board.takes_part(Arc::new(Seen(member.clone())));
+        let door = Door::listen(config, seams, member.gate()).await.map_err(&unopened)?;
+        self.say_starting(&door);
+        let standing = tokio::select! {
+            biased;
+            joined = member.join() => joined.map_err(|error| self.no_member(error))?,
+            () = stop.received() => return Ok(self.interrupted()),
+        };
+        if let Some(leash) = &self.leash {
+            leash.announced(standing.incarnation);
+            leash.joined(standing.epoch);
+        }
+        self.follow_views(&member, board);
+        let Standing { incarnation, epoch } = standing;
+        let served = async {
+            if config.instance != SERVES_SQL {
+                door.elsewhere(config);
+                board.member(Writer { thread: config.thread(), incarnation, epoch });
+                say(&json!({
+                    "event": "open", "instance": config.instance, "incarnation": incarnation.0, "epoch": epoch.0, "postgres": door.address(),
+                }));
+                stop.received().await;
+                say(&json!({ "event": "stopping", "instance": config.instance }));
+                board.stopping();
+                door.close().await;
+                return Ok(true);
+            }
+            let opening = OpeningVolume {
+                seams: seams.clone(),
+                volume,
+                thread: config.thread(),
+                options: config.options.clone(),
+                on_progress: Some(self.on_progress(board, &door)),
+                on_checkpoint: None,
+            };
+            let store = tokio::select! {
+                biased;
+                opened = Store::open_member(opening, Life { incarnation, epoch }) => Arc::new(opened.map_err(with(exit::NOT_OPENED))?),
+                () = stop.received() => return Ok(false),
+            };
+            self.open(&store, board, &door).await.map_err(with(exit::NOT_OPENED))?;
+            stop.received().await;
+            self.close(store, board, &door).await.map_err(with(exit::BROKEN))?;
+            Ok(true)
+        };
+        let closed = tokio::select! {
+            biased;
+            reason = member.stopped() => self.thrown_out(&member, &reason).await,
+            closed = served => closed?,
+        };
+        if !closed {
+            // Told to stop while it recovered: what it leaves is as a crash left it, and the next start begins anew.
+            return Ok(self.interrupted());
+        }
+        self.leave(&member).await;
+        self.say_closed();
+        Ok(exit::CLEAN)
+    }
+
+    /// This life is over by the cluster's decision: nothing more is written, nothing more is answered.
+    async fn thrown_out(&self, member: &Member, reason: &StopReason) -> ! {
+        // The error has the reason in words.
+        let why = match member.join().await {
+            Err(error) => error.to_string(),
+            Ok(_) => format!("instance {} is no member any more: {reason:?}", self.config.instance),
+        };
+        let code = match reason {
+            StopReason::LiveIdentity { .. } | StopReason::Unproven { .. } => exit::UNUSABLE,
+            _ => exit::EVICTED,
+        };
+        say(&json!({ "event": "evicted", "instance": self.config.instance, "why": why }));
+        tracing::error!("{why}");
+        let _ = writeln!(std::io::stderr(), "error: {why}");
+        // Not a return: that would write what is dirty.
+        std::process::exit(code)
+    }
+
+    fn no_member(&self, error: MemberError) -> Failed {
+        let code = match &error {
+            MemberError::LiveIdentity { .. } => exit::UNUSABLE,
+            MemberError::Stopped { reason, .. } => match **reason {
+                StopReason::LiveIdentity { .. } | StopReason::Unproven { .. } => exit::UNUSABLE,
+                _ => exit::EVICTED,
+            },
+            _ => exit::NOT_OPENED,
+        };
+        Failed { code, error: error.into() }
+    }
+
+    /// Leaves the cluster, so that nobody has to find out that this instance is gone.
+    async fn leave(&self, member: &Member) {
+        if let Some(leash) = &self.leash {
+            leash.leaving();
+        }
+        tokio::select! {
+            biased;
+            left = member.leave() => if let Err(error) = left {
+                tracing::warn!(%error, "did not leave the cluster in order; there is nothing to recover");
+            },
+            () = self.seams.sleep(LEAVE_PATIENCE) => {
+                tracing::warn!("no view without this instance within {} s: the others will evict it, and find nothing to recover", LEAVE_PATIENCE.as_secs());
+            }
+        }
+    }
+
+    /// Shows the epoch of each view.
+    fn follow_views(&self, member: &Member, board: &Board) {
+        let (mut view, board) = (member.view(), board.clone());
+        let follow = async move {
+            while view.changed().await.is_ok() {
+                let epoch = view.borrow_and_update().as_ref().map(|view| view.epoch);
+                if let Some(epoch) = epoch {
+                    board.in_epoch(epoch);
+                }
+            }
+        };
+        self.seams.spawn("views on the board", Box::pin(follow));
+    }
+
+    fn on_progress(&self, board: &Board, door: &Door) -> OnProgress {
+        let (shown, knocked) = (board.clone(), door.clone());
+        Box::new(move |progress| {
+            shown.recovering(progress);
+            knocked.recovering(progress);
+            say_progress(progress);
+        })
+    }
+
+    fn say_starting(&self, door: &Door) {
+        say(&json!({
+            "event": "starting", "instance": self.config.instance, "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION"),
+            "postgres": door.address(),
+        }));
+    }
+
+    fn interrupted(&self) -> i32 {
+        say(&json!({ "event": "interrupted", "instance": self.config.instance }));
+        tracing::info!("told to stop before the storage was open: the next start begins anew");
+        exit::CLEAN
+    }
+
+    fn say_closed(&self) {
+        say(&json!({ "event": "closed", "instance": self.config.instance }));
+    }
+
+    /// Lets clients in.
+    async fn open(&self, store: &Arc<Store>, board: &Board, door: &Door) -> Result<(), CommandError> {
+        if let Some(report) = store.storage().recovery() {
+            board.recovered(report);
+            say(&json!({ "event": "recovered", "report": report }));
+            keep_report(self.home.as_ref(), &show_report(report));
+        }
+        let writer = store.storage().writer();
+        door.open(store, &self.seams).await?;
+        let postgres = door.address();
+        board.open(writer, store.clone(), postgres);
+        say(&json!({
+            "event": "open", "instance": self.config.instance, "incarnation": writer.incarnation.0, "epoch": writer.epoch.0, "postgres": postgres,
+        }));
+        Ok(())
+    }
+
+    /// Ends sessions and closes the store.
+    async fn close(&self, store: Arc<Store>, board: &Board, door: &Door) -> Result<(), CommandError> {
+        say(&json!({ "event": "stopping", "instance": self.config.instance }));
+        board.stopping();
+        door.close().await;
+        close(store, &self.seams).await
     }
 }
 
@@ -232,35 +425,6 @@ async fn drained(config: &Config, seams: &Seams, stop: &mut StopSignal) -> Resul
         }
     }
     Ok(())
-}
-
-/// Serves until told to stop, then closes the store.
-async fn serve(
-    store: Arc<Store>,
-    board: &Board,
-    door: &Door,
-    instance: u16,
-    home: Option<&InstanceDir>,
-    seams: &Seams,
-    stop: &mut StopSignal,
-) -> Result<(), CommandError> {
-    if let Some(report) = store.storage().recovery() {
-        board.recovered(report);
-        say(&json!({ "event": "recovered", "report": report }));
-        keep_report(home, &show_report(report));
-    }
-    let writer = store.storage().writer();
-    door.open(&store, seams).await?;
-    let postgres = door.address();
-    board.open(writer, store.clone(), postgres);
-    say(&json!({
-        "event": "open", "instance": instance, "incarnation": writer.incarnation.0, "epoch": writer.epoch.0, "postgres": postgres,
-    }));
-    stop.received().await;
-    say(&json!({ "event": "stopping", "instance": instance }));
-    board.stopping();
-    door.close().await;
-    close(store, seams).await
 }
 
 /// Closes the store when those who work on the admin socket have let go of it; they have been told.

@@ -93,6 +93,15 @@ pub struct OpeningVolume {
     pub on_checkpoint: Option<OnCheckpoint>,
 }
 
+/// The life in which a member opens its thread, as membership gave it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Life {
+    /// Above every earlier one of the instance.
+    pub incarnation: Incarnation,
+    /// The epoch in which it became a member.
+    pub epoch: Epoch,
+}
+
 /// Ends the tasks of a storage core that is dropped without being closed, or was never quite open, so that its files become free.
 struct Tasks {
     cache: Cache,
@@ -189,10 +198,14 @@ async fn learn_disk(seams: &Seams, volume: &Volume, file: FileId, depth: usize, 
 }
 
 /// A new life of the thread: a new incarnation, open, nothing foretold. Returns where its log starts.
-fn begin_life(control: &mut Control) -> Lsn {
+fn begin_life(control: &mut Control, life: Option<Life>) -> Lsn {
     let Writer { thread, incarnation, epoch } = control.writer;
     control.state = ThreadState::Open;
-    control.writer = Writer { thread, incarnation: Incarnation(incarnation.0 + 1), epoch: Epoch(epoch.0 + 1) };
+    control.writer = match life {
+        // Neither goes back along a thread, also where an offline tool has opened it without membership in between.
+        Some(life) => Writer { thread, incarnation: life.incarnation.max(Incarnation(incarnation.0 + 1)), epoch: life.epoch.max(epoch) },
+        None => Writer { thread, incarnation: Incarnation(incarnation.0 + 1), epoch: Epoch(epoch.0 + 1) },
+    };
     control.forecast.foretold = Foretold::default();
     control.end
 }
@@ -207,7 +220,7 @@ impl Storage {
         let began = opening.seams.now();
         let volume = Volume::open(opening.disk, &opening.paths, Access::Write(opening.thread)).await?;
         let Opening { seams, thread, options, on_progress, on_checkpoint, .. } = opening;
-        Storage::open_since(OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint }, began).await
+        Storage::open_since(OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint }, None, began).await
     }
 
     /// As [`Storage::open`] for files that are open already.
@@ -216,11 +229,20 @@ impl Storage {
     /// As [`Storage::open`].
     pub async fn open_volume(opening: OpeningVolume) -> Result<Storage, OpenError> {
         let began = opening.seams.now();
-        Storage::open_since(opening, began).await
+        Storage::open_since(opening, None, began).await
+    }
+
+    /// As [`Storage::open_volume`] for a member of a cluster, which has its incarnation and epoch from membership.
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    pub async fn open_member(opening: OpeningVolume, life: Life) -> Result<Storage, OpenError> {
+        let began = opening.seams.now();
+        Storage::open_since(opening, Some(life), began).await
     }
 
     /// As [`Storage::open_volume`]; opening began at `began`.
-    async fn open_since(opening: OpeningVolume, began: Instant) -> Result<Storage, OpenError> {
+    async fn open_since(opening: OpeningVolume, life: Option<Life>, began: Instant) -> Result<Storage, OpenError> {
         let OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint } = opening;
         let volume = Arc::new(volume);
         let disk = volume.disk().clone();
@@ -262,7 +284,7 @@ impl Storage {
             recovered = Some(report);
         }
         let probing = learn_disk(&seams, &volume, file, options.page_io_depth, &mut control).await;
-        let start = begin_life(&mut control);
+        let start = begin_life(&mut control, life);
         control_file.write_both(&mut control).await?;
         let place = LogPlace {
             disk,

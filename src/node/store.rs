@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::storage::{self, OpenError, Opening, OpeningVolume, Storage};
+use super::storage::{self, Life, OpenError, Opening, OpeningVolume, Storage};
 use crate::base::options::Options;
 use crate::base::{Seams, ThreadId};
 use crate::cache::Committed;
@@ -62,12 +62,24 @@ impl Store {
     /// [`StoreError`].
     pub async fn open(opening: Opening) -> Result<Store, StoreError> {
         let (thread, options) = (opening.thread, opening.options.clone());
-        let storage = Storage::open(opening).await?;
+        Store::over(Storage::open(opening).await?, thread, &options).await
+    }
+
+    /// As [`Store::open`] for a member of a cluster, whose files are open, and who has its incarnation and epoch from membership.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open_member(opening: OpeningVolume, life: Life) -> Result<Store, StoreError> {
+        let (thread, options) = (opening.thread, opening.options.clone());
+        Store::over(Storage::open_member(opening, life).await?, thread, &options).await
+    }
+
+    async fn over(storage: Storage, thread: ThreadId, options: &Options) -> Result<Store, StoreError> {
         let trees = Trees::open(storage.cache().clone(), thread).await?;
         if let Err(error) = trees.finish_drops().await {
             tracing::error!(%error, "trees whose drop was cut off by a crash can't be freed now; the next open tries again");
         }
-        let rows = Rows::open(trees.clone(), &options).await?;
+        let rows = Rows::open(trees.clone(), options).await?;
         storage.count_transactions(rows.counter());
         Ok(Store { storage, trees, rows })
     }
