@@ -17,6 +17,9 @@ type Which = (ThreadId, SectorKind);
 /// Kinds that an instance writes.
 pub(super) const OWN: [SectorKind; 3] = [SectorKind::Heartbeat, SectorKind::Ballot, SectorKind::View];
 
+/// So many times a file is read again at once because a sector wasn't whole.
+const READ_AGAIN: u32 = 4;
+
 /// A write in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Writing {
@@ -59,6 +62,8 @@ pub(super) struct File {
     pub(super) snapshot: Option<Snapshot>,
     known: BTreeMap<Which, Age>,
     trouble: Option<FileTrouble>,
+    /// Since when, and in how many reads, a sector wasn't whole.
+    torn: Option<(Instant, u32)>,
     /// Never again in this life: its contents went back, or a write is unclear.
     pub(super) lost: bool,
     /// Lost, because a write of ours is unclear.
@@ -81,6 +86,7 @@ impl File {
             snapshot: None,
             known: BTreeMap::new(),
             trouble: None,
+            torn: None,
             lost: false,
             unclear: false,
             beat_issued: 0,
@@ -190,8 +196,18 @@ impl File {
         news && !self.lost
     }
 
+    /// A sector isn't whole. A read beside a write may see half of it: the next ones tell, a few of them at once. Returns for how long that has
+    /// been so.
+    pub(super) fn torn(&mut self, now: Instant) -> Duration {
+        let (since, reads) = self.torn.unwrap_or((now, 0));
+        self.torn = Some((since, reads + 1));
+        self.read_wanted |= reads < READ_AGAIN;
+        now.since(since)
+    }
+
     /// Notes that all is well; true when it is news.
     pub(super) fn works(&mut self) -> bool {
+        self.torn = None;
         !self.lost && self.trouble.take().is_some()
     }
 }

@@ -2,6 +2,8 @@
 
 use super::files::OWN;
 use super::{Member, Stage};
+use std::time::Duration;
+
 use crate::base::{Instant, ThreadId};
 use crate::membership::io::{Event, FileTrouble, Output, StopReason};
 use crate::membership::member::peers::Peer;
@@ -31,7 +33,10 @@ impl Member {
         };
         match snapshot.faults.first() {
             Some((instance, kind, fault)) => {
-                self.fails(id, FileTrouble::Sector { kind: *kind, instance: *instance, fault: fault.clone() }, out);
+                let lease = Duration::from_millis(self.start.options.lease_ms);
+                if file.torn(now) >= lease {
+                    self.fails(id, FileTrouble::Sector { kind: *kind, instance: *instance, fault: fault.clone() }, out);
+                }
             }
             None if file.works() => out.push(Output::Event(Event::FileBack { file: id })),
             None => {}
