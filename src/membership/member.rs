@@ -80,12 +80,6 @@ struct Pursuit {
     again: Option<Instant>,
 }
 
-/// An accepted ballot of a later epoch, seen on some file: a newer view may be decided.
-#[derive(Clone, Debug)]
-struct Hint {
-    view: View,
-}
-
 /// One instance's membership.
 pub struct Member {
     start: Start,
@@ -128,7 +122,8 @@ pub struct Member {
     /// No proposal before.
     attempt: Instant,
     collisions: u32,
-    hint: Option<Hint>,
+    /// An epoch that a block shows to be decided, maybe, and that isn't known yet.
+    hint: Option<Epoch>,
     split: watch::Split,
     pursuits: BTreeMap<Identity, Pursuit>,
     confirmations: BTreeMap<Identity, Method>,
@@ -141,7 +136,7 @@ pub struct Member {
 impl Member {
     /// A life that begins now.
     pub fn new(start: Start, now: Instant) -> Member {
-        let files = start.files.iter().map(|id| (*id, File::new(*id))).collect();
+        let files = start.files.iter().map(|id| (*id, File::new())).collect();
         Member {
             stage: Stage::Reading,
             incarnation: Incarnation(0),
@@ -239,11 +234,11 @@ impl Member {
             Input::Fenced { id, incarnation, outcome } => self.fenced(now, Identity { id, incarnation }, &outcome),
             Input::Leave => self.leaving = true,
             Input::Replace { position, file } => {
-                self.files.entry(file).or_insert_with(|| File::new(file));
+                self.files.entry(file).or_insert_with(File::new);
                 self.replacing = Some((position, file));
             }
             Input::Opened { file } => {
-                self.files.entry(file).or_insert_with(|| File::new(file));
+                self.files.entry(file).or_insert_with(File::new);
             }
         }
     }
@@ -305,9 +300,7 @@ impl Member {
         if self.paxos.proposing().is_some_and(|epoch| epoch <= view.epoch) {
             self.paxos.abandon();
         }
-        if self.hint.as_ref().is_some_and(|hint| hint.view.epoch <= view.epoch) {
-            self.hint = None;
-        }
+        self.hint = self.hint.filter(|hint| *hint > view.epoch);
         if self.replacing.is_some_and(|(_, file)| view.voting.contains(&file)) {
             self.replacing = None;
         }

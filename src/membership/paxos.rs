@@ -54,6 +54,13 @@ impl<V> Block<V> {
     pub fn rank(&self) -> (Epoch, Ballot, Ballot) {
         (self.epoch, self.tried, self.accepted)
     }
+
+    /// The epoch that this block shows may be decided beyond `known`: its own, when a value is accepted; or the one before its own, which
+    /// must be decided, for else nobody would be there.
+    pub fn may_follow(&self, known: Epoch) -> Option<Epoch> {
+        let decided = if self.value.is_some() { self.epoch } else { Epoch(self.epoch.0.saturating_sub(1)) };
+        (decided > known).then_some(decided)
+    }
 }
 
 /// Why a proposal can't begin.

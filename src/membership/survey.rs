@@ -110,7 +110,7 @@ impl Survey {
     pub fn is_certain(&self) -> bool {
         let Some(newest) = self.newest() else { return false };
         let answers = newest.voting.iter().filter_map(|file| self.snapshots.get(file)?.blocks());
-        let settled = answers.filter(|blocks| blocks.iter().all(|(_, block)| block.epoch <= newest.epoch || block.value.is_none()));
+        let settled = answers.filter(|blocks| blocks.iter().all(|(_, block)| block.may_follow(newest.epoch).is_none()));
         settled.count() >= newest.majority()
     }
 

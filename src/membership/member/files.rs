@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::{Incarnation, Instant, ThreadId};
 use crate::membership::heartbeat::{Heartbeat, Standing};
 use crate::membership::io::FileTrouble;
-use crate::membership::sector::{SectorKind, VotingId};
+use crate::membership::sector::SectorKind;
 use crate::membership::survey::Snapshot;
 
 /// Incarnation and sequence of a sector.
@@ -16,6 +16,9 @@ type Which = (ThreadId, SectorKind);
 
 /// Kinds that an instance writes.
 pub(super) const OWN: [SectorKind; 3] = [SectorKind::Heartbeat, SectorKind::Ballot, SectorKind::View];
+
+/// So many times a file is read again at once because a sector wasn't whole.
+const READ_AGAIN: u32 = 4;
 
 /// A write in flight.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +47,6 @@ pub(super) struct Accepted {
 
 #[derive(Debug)]
 pub(super) struct File {
-    pub(super) id: VotingId,
     writing: BTreeMap<SectorKind, Writing>,
     acked: BTreeMap<SectorKind, u64>,
     reading: Option<Reading>,
@@ -60,6 +62,8 @@ pub(super) struct File {
     pub(super) snapshot: Option<Snapshot>,
     known: BTreeMap<Which, Age>,
     trouble: Option<FileTrouble>,
+    /// Since when, and in how many reads, a sector wasn't whole.
+    torn: Option<(Instant, u32)>,
     /// Never again in this life: its contents went back, or a write is unclear.
     pub(super) lost: bool,
     /// Lost, because a write of ours is unclear.
@@ -70,9 +74,8 @@ pub(super) struct File {
 }
 
 impl File {
-    pub(super) fn new(id: VotingId) -> File {
+    pub(super) fn new() -> File {
         File {
-            id,
             writing: BTreeMap::new(),
             acked: BTreeMap::new(),
             reading: None,
@@ -83,6 +86,7 @@ impl File {
             snapshot: None,
             known: BTreeMap::new(),
             trouble: None,
+            torn: None,
             lost: false,
             unclear: false,
             beat_issued: 0,
@@ -106,11 +110,6 @@ impl File {
 
     pub(super) fn is_beaten(&self) -> bool {
         self.beaten.is_some()
-    }
-
-    /// Nothing in flight.
-    pub(super) fn is_idle(&self) -> bool {
-        self.writing.is_empty() && self.reading.is_none()
     }
 
     pub(super) fn is_quiet(&self) -> bool {
@@ -197,8 +196,18 @@ impl File {
         news && !self.lost
     }
 
+    /// A sector isn't whole. A read beside a write may see half of it: the next ones tell, a few of them at once. Returns for how long that has
+    /// been so.
+    pub(super) fn torn(&mut self, now: Instant) -> Duration {
+        let (since, reads) = self.torn.unwrap_or((now, 0));
+        self.torn = Some((since, reads + 1));
+        self.read_wanted |= reads < READ_AGAIN;
+        now.since(since)
+    }
+
     /// Notes that all is well; true when it is news.
     pub(super) fn works(&mut self) -> bool {
+        self.torn = None;
         !self.lost && self.trouble.take().is_some()
     }
 }

@@ -19,6 +19,9 @@ impl Member {
             // Silence seen while nothing could be read was our own (rule 4).
             self.fresh = now;
         }
+        if !healthy {
+            self.paxos.abandon();
+        }
         self.healthy = healthy;
         if self.stage != Stage::Member {
             return;

@@ -25,19 +25,19 @@ impl Member {
             self.needed = None;
             return;
         };
-        let (value, wait) = match &self.hint {
-            // Somebody's accepted ballot: finish it, if nobody does. Its value is taken if it may be chosen already (Disk Paxos).
-            Some(hint) if hint.view.epoch.0 == view.epoch.0 + 1 => (hint.view.clone(), 2 + rank),
+        let change = self.change(now, &view);
+        let wait = match self.hint {
+            // Somebody's ballot is accepted somewhere. Finish it, if nobody does: what may be chosen is taken (Disk Paxos), else this
+            // instance's own word stands, even when it changes nothing.
+            Some(hint) if hint.0 == view.epoch.0 + 1 => rank + 2,
             Some(_) => return,
-            None => {
-                let change = self.change(now, &view);
-                if change.is_empty() {
-                    self.needed = None;
-                    return;
-                }
-                (view.next(self.start.id, &change), rank)
+            None if change.is_empty() => {
+                self.needed = None;
+                return;
             }
+            None => rank,
         };
+        let value = view.next(self.start.id, &change);
         let needed = *self.needed.get_or_insert(now);
         let stagger = Duration::from_millis(self.start.options.stagger_ms);
         if self.paxos.proposing().is_some() || now < needed + stagger * wait || now < self.attempt {

@@ -25,11 +25,6 @@ impl Member {
             self.start_read(now, id, due, out);
             self.notice_slowness(now, id, out);
         }
-        let voting = self.view.as_ref().map(|view| view.voting.clone()).unwrap_or_default();
-        let kept =
-            |id: &VotingId| voting.contains(id) || self.start.files.contains(id) || self.replacing.is_some_and(|(_, file)| file == *id);
-        let gone: Vec<VotingId> = self.files.values().filter(|file| file.is_idle() && !kept(&file.id)).map(|file| file.id).collect();
-        gone.iter().for_each(|id| drop(self.files.remove(id)));
     }
 
     /// Whether this life writes to the file: it has begun to, and the newest view names it.
@@ -122,6 +117,9 @@ impl Member {
     fn start_read(&mut self, now: Instant, id: VotingId, due: bool, out: &mut Vec<Output>) {
         let voter = self.is_voter(id);
         let paxos = self.paxos.to_read(id);
+        if !voter && self.stage > Stage::Reading && self.replacing.is_none_or(|(_, file)| file != id) {
+            return;
+        }
         let hinted = self.hint.is_some();
         let Some(file) = self.files.get_mut(&id) else { return };
         // A voter is read behind its heartbeat; what isn't written to is read when a heartbeat would be due.

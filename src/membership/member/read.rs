@@ -1,7 +1,9 @@
 //! What a completed read or write of a voting file means.
 
 use super::files::OWN;
-use super::{Hint, Member, Stage};
+use super::{Member, Stage};
+use std::time::Duration;
+
 use crate::base::{Instant, ThreadId};
 use crate::membership::io::{Event, FileTrouble, Output, StopReason};
 use crate::membership::member::peers::Peer;
@@ -31,7 +33,10 @@ impl Member {
         };
         match snapshot.faults.first() {
             Some((instance, kind, fault)) => {
-                self.fails(id, FileTrouble::Sector { kind: *kind, instance: *instance, fault: fault.clone() }, out);
+                let lease = Duration::from_millis(self.start.options.lease_ms);
+                if file.torn(now) >= lease {
+                    self.fails(id, FileTrouble::Sector { kind: *kind, instance: *instance, fault: fault.clone() }, out);
+                }
             }
             None if file.works() => out.push(Output::Event(Event::FileBack { file: id })),
             None => {}
@@ -58,17 +63,16 @@ impl Member {
     /// A file gave a whole answer: everybody's block.
     fn answered(&mut self, now: Instant, id: VotingId, round: Option<Instant>, blocks: &[(ThreadId, Block<View>)], out: &mut Vec<Output>) {
         let known = self.view.as_ref().map(|view| view.epoch).unwrap_or_default();
-        let newer = blocks.iter().filter(|(_, block)| block.epoch > known).filter_map(|(_, block)| block.value.as_ref());
-        let newer = newer.max_by_key(|view| view.epoch);
+        let newer = blocks.iter().filter_map(|(_, block)| block.may_follow(known)).max();
         if let Some(file) = self.files.get_mut(&id) {
             file.answered = file.answered.max(round.or(Some(file.answered.unwrap_or(now))));
-            // An accepted ballot of a later epoch: a view without this instance may be decided. No lease from such an answer.
+            // A view without this instance may be decided. No lease from such an answer.
             if newer.is_none() {
                 file.round = file.round.max(round);
             }
         }
-        if let Some(view) = newer.filter(|_| self.stage > Stage::Reading) {
-            self.hint = Some(Hint { view: view.clone() });
+        if self.stage > Stage::Reading {
+            self.hint = self.hint.max(newer);
         }
         match self.paxos.read(id, blocks) {
             Step::Waiting | Step::Phase2 => {}

@@ -4,6 +4,7 @@
 //! ignore. The driver decides nothing: it carries.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::membership::sector::VotingId;
 use crate::membership::survey::Snapshot;
 use crate::membership::view::{Method, View};
 use crate::membership::{Event, FenceOutcome, Input, Options, Output, StopReason};
-use crate::net::{Arrival, Lane, Link, Peer, Refusal};
+use crate::net::{Arrival, Lane, Link, Peer};
 
 /// The way to guards, once there is a link.
 #[derive(Default)]
@@ -83,6 +84,8 @@ pub(super) struct Driver {
     attempts: BTreeMap<ThreadId, (Incarnation, Option<String>)>,
     failed_files: BTreeMap<VotingId, String>,
     signs: BTreeMap<ThreadId, Signs>,
+    /// Where peers are, for a link that opens later.
+    addresses: BTreeMap<Peer, Option<SocketAddr>>,
     replacing: Vec<(usize, u8, tokio::sync::oneshot::Sender<Result<(), String>>)>,
     over: bool,
 }
@@ -161,6 +164,7 @@ pub(super) async fn start(setup: Setup, board: Arc<Board>) -> Result<Member, Mem
         attempts: BTreeMap::new(),
         failed_files: BTreeMap::new(),
         signs: BTreeMap::new(),
+        addresses: BTreeMap::new(),
         replacing: Vec::new(),
         over: false,
     };
@@ -210,6 +214,18 @@ impl Driver {
             self.act(output);
         }
         self.out = out;
+        self.follow();
+    }
+
+    /// Before it is a member, the link follows the views that the voting files tell of: members hear nothing older (rule 6), and there is
+    /// nothing of an older epoch that this life could have sent or believed.
+    fn follow(&self) {
+        if self.board.joined.borrow().is_some() {
+            return;
+        }
+        if let (Some(link), Some(view)) = (self.errands.link.get(), self.core.view()) {
+            link.set_epoch(view.epoch);
+        }
     }
 
     fn take(&mut self, news: News) {
@@ -270,6 +286,7 @@ impl Driver {
         if self.errands.link.set(link.clone()).is_err() {
             return;
         }
+        self.addresses.iter().for_each(|(peer, address)| link.set_peer(*peer, *address));
         let news = self.news.clone();
         self.seams.spawn(
             "interconnect",
@@ -287,13 +304,6 @@ impl Driver {
     fn arrived(&mut self, arrival: Arrival) {
         let (from, lane, kind, body) = match arrival {
             Arrival::Frame { from, lane, kind, body, .. } => (from, lane, kind, body),
-            // Before it is a member, it follows: there is nothing of an older epoch that it could have sent or believed.
-            Arrival::Refused { reason: Refusal::StaleEpoch, epoch, .. } if self.board.joined.borrow().is_none() => {
-                if let Some(link) = self.errands.link.get() {
-                    link.set_epoch(epoch);
-                }
-                return;
-            }
             other => {
                 tracing::debug!(arrival = ?other, "interconnect");
                 return;
@@ -363,6 +373,8 @@ impl Driver {
                 self.later("fence", Box::pin(async move { News::Attempted { victim, outcome: fencer.fence(victim).await } }));
             }
             Output::Peer { id, incarnation: _, instance, guard } => {
+                self.addresses.insert(Peer::instance(id), instance);
+                self.addresses.insert(Peer::guard(id), guard);
                 if let Some(link) = self.errands.link.get() {
                     link.set_peer(Peer::instance(id), instance);
                     link.set_peer(Peer::guard(id), guard);
