@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cluster_tests::cluster::trouble::{Trouble, inflict};
 use cluster_tests::cluster::{Cluster, Plan};
-use cluster_tests::seeds::Test;
+use cluster_tests::seeds::{asked_for, scaled};
 use cluster_tests::test_named;
 use parking_lot::Mutex;
 use regroup::base::Random;
@@ -59,17 +59,29 @@ impl Coverage {
     /// Every one of these came up.
     fn has(&self, names: &[&'static str]) {
         let all = self.0.lock();
-        println!("{all:#?}");
+        println!("{:#?}", *all);
         let missing: Vec<_> = names.iter().filter(|name| !all.contains_key(*name)).collect();
         assert!(missing.is_empty(), "never came up: {missing:?}");
     }
 }
 
-/// A quarter of the seeds: nextest runs the quarters beside each other.
-fn quarter(test: Test, number: u64) {
+/// Seeds run beside each other.
+const THREADS: u64 = 4;
+
+#[test]
+fn membership_holds_under_faults() {
+    let (test, count) = (test_named!("membership_holds_under_faults"), scaled(300));
     let coverage = Coverage::default();
-    test.seeds(75, |seed| coverage.add(run(seed * 4 + number)));
-    if cluster_tests::seeds::asked_for().is_none() && cluster_tests::seeds::scaled(75) >= 75 {
+    if let Some(seed) = asked_for() {
+        return test.seed(seed, || drop(run(seed)));
+    }
+    std::thread::scope(|scope| {
+        for first in 0..THREADS {
+            let coverage = &coverage;
+            scope.spawn(move || (first..count).step_by(THREADS as usize).for_each(|seed| coverage.add(test.seed(seed, || run(seed)))));
+        }
+    });
+    if count >= 300 {
         let faults: Vec<&'static str> = Trouble::ALL.iter().map(|trouble| trouble.name()).collect();
         coverage.has(&faults);
         coverage.has(&[
@@ -77,6 +89,7 @@ fn quarter(test: Test, number: u64) {
             "installed",
             "parked: no majority",
             "parked: stalled",
+            "parked: losing side",
             "unparked",
             "suspected",
             "cleared",
@@ -84,28 +97,9 @@ fn quarter(test: Test, number: u64) {
             "voting file back",
             "stopped: evicted",
             "stopped: left",
+            "guard ended: clean",
         ]);
     }
-}
-
-#[test]
-fn membership_holds_under_faults_1() {
-    quarter(test_named!("membership_holds_under_faults_1"), 0);
-}
-
-#[test]
-fn membership_holds_under_faults_2() {
-    quarter(test_named!("membership_holds_under_faults_2"), 1);
-}
-
-#[test]
-fn membership_holds_under_faults_3() {
-    quarter(test_named!("membership_holds_under_faults_3"), 2);
-}
-
-#[test]
-fn membership_holds_under_faults_4() {
-    quarter(test_named!("membership_holds_under_faults_4"), 3);
 }
 
 /// Rule 4: storage that hangs for everybody is nobody's failure.
