@@ -31,13 +31,13 @@ use regroup::sql::wire::options::PostgresOptions;
 use regroup::sql::wire::server::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::{conversation, samples, world};
+use crate::{conversation, samples, voting, world};
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("log_block", log_block),
     ("group", group),
     ("page", page),
@@ -46,6 +46,7 @@ pub const TARGETS: [Target; 8] = [
     ("double_write", double_write),
     ("configuration", configuration),
     ("frontend", frontend),
+    ("sector", sector),
 ];
 
 /// Inputs for the target of this name to start from.
@@ -61,6 +62,7 @@ pub fn corpus(name: &str) -> Vec<Vec<u8>> {
         "superblock" => COPIES.iter().map(|at| samples::superblock().encode(*at).to_vec()).collect(),
         "control" => vec![samples::control().encode(samples::CLUSTER.tag(), 0).to_vec()],
         "double_write" => vec![samples::double_write()],
+        "sector" => voting::corpus(),
         "frontend" => conversation::corpus().into_iter().map(|bytes| [&[0, 40][..], &bytes].concat()).collect(),
         _ => vec![
             b"instance = 2\n[storage]\nredo = [\"/a\", \"b\"]\ndata = [\"/c\"]\n[options]\nlog_mode = \"none\"\n".to_vec(),
@@ -327,4 +329,9 @@ fn is_framed(said: &[u8]) -> bool {
         rest = &rest[1 + length..];
     }
     rest.is_empty()
+}
+
+/// A sector of a voting file, or the body of a message about it.
+pub fn sector(data: &[u8]) {
+    voting::fuzz(data);
 }

@@ -24,6 +24,7 @@ pub mod stock;
 pub mod txn_load;
 pub mod txn_model;
 pub mod txn_world;
+pub mod voting;
 pub mod wire;
 pub mod workload;
 pub mod world;

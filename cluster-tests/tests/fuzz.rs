@@ -123,6 +123,11 @@ fn double_write() {
 }
 
 #[test]
+fn sector() {
+    fuzz("sector");
+}
+
+#[test]
 fn configuration() {
     fuzz("configuration");
 }

@@ -283,3 +283,105 @@ impl<V: Clone + PartialEq> Paxos<V> {
         self.stamp += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: ThreadId = ThreadId(1);
+    const OTHER: ThreadId = ThreadId(2);
+    const FILES: [VotingId; 3] = [VotingId(1), VotingId(2), VotingId(3)];
+
+    fn empty() -> [(ThreadId, Block<u8>); 2] {
+        [(ME, Block::default()), (OTHER, Block::default())]
+    }
+
+    /// Has read that nobody wrote anything.
+    fn ready() -> Paxos<u8> {
+        let mut paxos = Paxos::new(ME);
+        for file in FILES {
+            paxos.read_begins(file);
+            assert_eq!(paxos.read(file, &empty()), Step::Waiting);
+        }
+        paxos
+    }
+
+    fn write(paxos: &mut Paxos<u8>, file: VotingId) -> Block<u8> {
+        let block = paxos.to_write(file).cloned().expect("something to write");
+        let stamp = paxos.write_begins(file);
+        assert_eq!(paxos.to_write(file), None, "once");
+        assert!(!paxos.to_read(file), "not before it is durable");
+        paxos.written(file, stamp);
+        block
+    }
+
+    fn round(paxos: &mut Paxos<u8>, file: VotingId, other: Block<u8>) -> Step<u8> {
+        let own = write(paxos, file);
+        assert!(paxos.to_read(file));
+        paxos.read_begins(file);
+        paxos.read(file, &[(ME, own), (OTHER, other)])
+    }
+
+    #[test]
+    fn alone_it_takes_two_phases_on_a_majority() {
+        let mut paxos = ready();
+        paxos.begin(Epoch(1), &FILES, 7).expect("own blocks were read");
+        assert_eq!(round(&mut paxos, FILES[0], Block::default()), Step::Waiting);
+        assert_eq!(round(&mut paxos, FILES[2], Block::default()), Step::Phase2);
+        assert_eq!(round(&mut paxos, FILES[1], Block::default()), Step::Waiting);
+        assert_eq!(round(&mut paxos, FILES[0], Block::default()), Step::Chosen(7));
+        assert_eq!(paxos.proposing(), None);
+    }
+
+    #[test]
+    fn an_accepted_value_is_taken_and_a_higher_ballot_ends_it() {
+        let mut paxos = ready();
+        paxos.begin(Epoch(1), &FILES, 7).expect("own blocks were read");
+        let by = |round| Ballot { round, by: OTHER };
+        let accepted = Block { epoch: Epoch(1), tried: by(0), accepted: by(0), value: Some(8) };
+        assert_eq!(round(&mut paxos, FILES[0], accepted), Step::Waiting);
+        assert_eq!(round(&mut paxos, FILES[1], Block::default()), Step::Phase2);
+        let higher = Block { epoch: Epoch(1), tried: by(5), ..Block::default() };
+        assert_eq!(round(&mut paxos, FILES[2], higher), Step::Preempted(by(5)));
+        paxos.begin(Epoch(1), &FILES, 9).expect("again");
+        let block = write(&mut paxos, FILES[0]);
+        assert_eq!((block.tried.round, block.value), (6, Some(8)), "above what it saw, and true to what it accepted");
+    }
+
+    #[test]
+    fn a_later_epoch_means_that_this_one_is_decided() {
+        let mut paxos = ready();
+        paxos.begin(Epoch(1), &FILES, 7).expect("own blocks were read");
+        assert_eq!(round(&mut paxos, FILES[0], Block { epoch: Epoch(4), ..Block::default() }), Step::Superseded(Epoch(4)));
+    }
+
+    #[test]
+    fn nothing_is_written_before_own_blocks_were_read_nor_over_a_later_one() {
+        let mut paxos = Paxos::new(ME);
+        assert_eq!(paxos.begin(Epoch(1), &FILES, 7), Err(Refusal::Unread));
+        for file in &FILES[..2] {
+            paxos.read_begins(*file);
+            paxos.read(*file, &empty());
+        }
+        paxos.begin(Epoch(1), &FILES, 7).expect("a majority was read");
+        assert_eq!(paxos.to_write(FILES[2]), None, "what an older life left there isn't known");
+        let left = Block { epoch: Epoch(2), ..Block::default() };
+        paxos.read_begins(FILES[2]);
+        assert_eq!(paxos.read(FILES[2], &[(ME, left), (OTHER, Block::default())]), Step::Superseded(Epoch(2)));
+        assert_eq!(paxos.begin(Epoch(1), &FILES, 7), Err(Refusal::Superseded(Epoch(2))));
+    }
+
+    #[test]
+    fn a_read_that_began_before_the_write_was_durable_doesnt_count() {
+        let mut paxos = ready();
+        paxos.begin(Epoch(1), &FILES[..1], 7).expect("own blocks were read");
+        paxos.read_begins(FILES[0]);
+        let own = write(&mut paxos, FILES[0]);
+        assert_eq!(paxos.read(FILES[0], &[(ME, own.clone()), (OTHER, Block::default())]), Step::Waiting);
+        assert!(paxos.to_read(FILES[0]));
+        paxos.read_begins(FILES[0]);
+        assert_eq!(paxos.read(FILES[0], &empty()), Step::Waiting, "a file that lost the write did not answer");
+        paxos.read_begins(FILES[0]);
+        assert_eq!(paxos.read(FILES[0], &[(ME, own), (OTHER, Block::default())]), Step::Phase2);
+    }
+}

@@ -1,9 +1,14 @@
 //! What happens in the cases that matter, at default settings.
 
 use super::world::World;
-use crate::base::{Instant, ThreadId};
-use crate::membership::io::{Event, Input, StopReason};
-use crate::membership::sector::VotingId;
+use crate::base::{Epoch, Incarnation, Instant, ThreadId};
+use crate::membership::ballot;
+use crate::membership::heartbeat::{Host, head};
+use crate::membership::io::{Event, Input, Output, StopReason};
+use crate::membership::member::{Member, Start};
+use crate::membership::paxos::{Ballot, Block};
+use crate::membership::sector::{Place, SECTOR, SECTORS_AT, SectorKind, VotingId};
+use crate::membership::view::Change;
 
 /// A cluster in service.
 fn running(seed: u64, count: u16, files: u64) -> World {
@@ -119,7 +124,7 @@ fn storage_that_stalls_for_everybody_evicts_nobody() {
         let until = world.now + std::time::Duration::from_millis(stall_ms);
         world.disks.values_mut().for_each(|disk| disk.stalled = until);
         world.run_ms(stall_ms - 10);
-        assert!((0..4).all(|node| !world.serves(node)), "parked");
+        assert!(world.nodes.iter().all(|node| node.parked), "parked");
         world.run_ms(3000);
         assert_eq!(world.newest().epoch, epoch);
         assert!((0..4).all(|node| world.serves(node)), "resumed");
@@ -191,6 +196,11 @@ fn whoever_wakes_up_suspects_nobody_and_learns_its_eviction_from_the_voting_file
     assert!(!world.newest().unconfirmed.is_empty());
     world.run_ms(5000);
     assert_eq!(world.nodes[0].stops.len(), 0);
+    assert!(matches!(world.nodes[1].stops[..], [(_, StopReason::Evicted { .. }), ..]), "{:?}", world.nodes[1].stops);
+    assert_eq!(world.member_ids(), [1], "its fence is unknown: it may not come back");
+    world.fences_fail = 0.0;
+    world.run_ms(4000);
+    assert_eq!(world.member_ids(), [1, 2]);
 }
 
 #[test]
@@ -270,4 +280,127 @@ fn a_file_restored_from_an_old_copy_is_not_believed() {
     let went_back = |event: &Event| matches!(event, Event::FileFailed { why: crate::membership::io::FileTrouble::WentBack { .. }, .. });
     assert_eq!(world.count(went_back), 1);
     assert!(world.serves(0), "the other two are a majority");
+}
+
+/// A process that asks the voting files of `world` alone: what it says within `ms`.
+fn bystander(world: &mut World, start: Start, ms: u64) -> Vec<Event> {
+    let mut member = Member::new(start, world.now);
+    let mut events = Vec::new();
+    for _ in 0..ms / 25 {
+        world.run_ms(25);
+        let mut inputs = vec![Input::Tick];
+        while let Some(input) = inputs.pop() {
+            let mut out = Vec::new();
+            member.step(world.now, input, &mut out);
+            for output in out {
+                match output {
+                    Output::Read { file, ticket } => {
+                        inputs.push(Input::Read { file, ticket, result: Ok(world.disks[&file].region.clone()) })
+                    }
+                    Output::Event(event) => events.push(event),
+                    Output::Write { .. } => panic!("writes before its predecessor is proven dead"),
+                    _ => {}
+                }
+            }
+        }
+    }
+    events
+}
+
+fn start_of(world: &World, id: u16, host: Host) -> Start {
+    Start {
+        cluster: super::world::CLUSTER,
+        id: ThreadId(id),
+        threads: world.nodes.len() as u16,
+        host,
+        files: world.disks.keys().copied().collect(),
+        incarnation_floor: Incarnation(0),
+        confirmed: None,
+        random: 1,
+        options: world.options.clone(),
+    }
+}
+
+const ELSEWHERE: Host = Host { machine: [99; 16], boot: [99; 16] };
+
+#[test]
+fn a_second_process_with_a_live_identity_is_refused() {
+    let mut world = running(21, 2, 3);
+    let incarnation = world.newest().member(ThreadId(2)).expect("member").incarnation;
+    let start = start_of(&world, 2, ELSEWHERE);
+    assert_eq!(bystander(&mut world, start, 2000), [Event::Stop(StopReason::LiveIdentity { incarnation })]);
+    // Two machines with one id: as if this one had booted again.
+    let rebooted = Host { boot: [98; 16], ..world.nodes[1].host };
+    let start = start_of(&world, 2, rebooted);
+    assert_eq!(bystander(&mut world, start, 2000), [Event::Stop(StopReason::LiveIdentity { incarnation })]);
+    assert_eq!(world.nodes[1].stops.len(), 0);
+}
+
+#[test]
+fn a_dead_identity_moves_to_another_host_only_with_proof() {
+    let mut world = running(22, 2, 3);
+    let incarnation = world.newest().member(ThreadId(2)).expect("member").incarnation;
+    (0..2).for_each(|node| world.kill(node));
+    world.run_ms(1000);
+    let host = world.nodes[1].host;
+    let start = start_of(&world, 2, ELSEWHERE);
+    assert_eq!(bystander(&mut world, start, 2000), [Event::Stop(StopReason::Unproven { incarnation, host })]);
+    // The other instance evicts and fences it; then the view is the proof.
+    world.start(0);
+    world.run_ms(3000);
+    assert_eq!(world.member_ids(), [1]);
+    world.nodes[1].host = ELSEWHERE;
+    world.start(1);
+    world.run_ms(2000);
+    assert_eq!(world.member_ids(), [1, 2]);
+}
+
+#[test]
+fn no_lease_from_a_file_that_shows_an_accepted_ballot_of_a_later_epoch() {
+    let mut world = World::new(23, 3, 3);
+    world.options.stagger_ms = 10_000;
+    world.start(0);
+    world.run_ms(3000);
+    assert!(world.serves(0));
+    let view = world.newest().next(ThreadId(2), &Change { evict: vec![(world.newest().members[0], None)], ..Change::default() });
+    let by = Ballot { round: 9, by: ThreadId(2) };
+    for (value, epoch) in [(Some(view.clone()), view.epoch.0), (None, view.epoch.0 + 1)] {
+        let accepted = if value.is_some() { by } else { Ballot::default() };
+        let block = Block { epoch: Epoch(epoch), tried: by, accepted, value };
+        let clean: Vec<_> = world.disks.iter().map(|(id, disk)| (*id, disk.region.clone())).collect();
+        for (file, disk) in &mut world.disks {
+            let place = Place { cluster: super::world::CLUSTER, file: *file, instance: ThreadId(2), kind: SectorKind::Ballot };
+            let head = head(Incarnation(1), epoch, Epoch(1), &[]);
+            let at = (SectorKind::Ballot.at(ThreadId(2)) - SECTORS_AT) as usize;
+            disk.region[at..at + SECTOR].copy_from_slice(&ballot::encode_sector(&block, &place, &head)[..]);
+        }
+        world.run_ms(800);
+        assert!(world.nodes[0].parked, "a view without it may be decided");
+        assert_eq!(world.newest().epoch.0 + 1, view.epoch.0);
+        for (file, region) in clean {
+            world.disks.get_mut(&file).expect("a file").region = region;
+        }
+        world = World::new(23, 3, 3);
+        world.options.stagger_ms = 10_000;
+        world.start(0);
+        world.run_ms(3000);
+    }
+}
+
+#[test]
+fn a_dead_proposers_accepted_ballot_is_finished_if_it_may_be_chosen() {
+    let mut world = running(24, 3, 1);
+    world.nodes.iter_mut().for_each(|node| node.restarts = false);
+    let newest = world.newest().clone();
+    let out = newest.members[2];
+    let view = newest.next(ThreadId(3), &Change { evict: vec![(out, None)], ..Change::default() });
+    let by = Ballot { round: 9, by: ThreadId(3) };
+    world.freeze(2, 60_000);
+    let disk = world.disks.get_mut(&VotingId(11)).expect("a file");
+    let place = Place { cluster: super::world::CLUSTER, file: VotingId(11), instance: ThreadId(3), kind: SectorKind::Ballot };
+    let block = Block { epoch: view.epoch, tried: by, accepted: by, value: Some(view.clone()) };
+    let at = (SectorKind::Ballot.at(ThreadId(3)) - SECTORS_AT) as usize;
+    disk.region[at..at + SECTOR].copy_from_slice(&ballot::encode_sector(&block, &place, &head(out.incarnation, 99, newest.epoch, &[]))[..]);
+    world.run_ms(1000);
+    assert_eq!(*world.decided[&view.epoch].1, view, "the leftover is that epoch's view");
 }
