@@ -1,7 +1,7 @@
 //! Stopping a statement from outside.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -9,6 +9,17 @@ use tokio::sync::Notify;
 struct Shared {
     set: AtomicBool,
     notify: Notify,
+    /// Waits under way.
+    waits: AtomicUsize,
+}
+
+/// Counted while it lives.
+struct Waiting<'s>(&'s Shared);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waits.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Tells a transaction's waits and scans to stop. Clones share it.
@@ -34,8 +45,15 @@ impl Interrupt {
         self.shared.set.load(Ordering::Acquire)
     }
 
+    /// Whether somebody waits for another transaction, and would be stopped by it.
+    pub fn is_waited_for(&self) -> bool {
+        self.shared.waits.load(Ordering::Acquire) > 0
+    }
+
     /// Completes when it is set.
     pub async fn wait(&self) {
+        self.shared.waits.fetch_add(1, Ordering::AcqRel);
+        let _waiting = Waiting(&self.shared);
         loop {
             let notified = self.shared.notify.notified();
             tokio::pin!(notified);

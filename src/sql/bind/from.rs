@@ -423,7 +423,8 @@ fn join((left, right): (Plan, Plan), (base, middle, end): (usize, usize, usize),
                     let (mut left, mut right) = ((**left).clone(), (**right).clone());
                     shift(&mut left, base);
                     shift(&mut right, middle);
-                    keys.push((left, right));
+                    let apart = |expr| Typed { expr, ty: *ty }.told_apart();
+                    keys.push((apart(left), apart(right)));
                     continue;
                 }
             }

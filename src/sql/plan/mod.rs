@@ -184,8 +184,8 @@ pub enum Plan {
     Limit(Box<Plan>, Box<Limit>),
     /// One after the other.
     Append(Vec<Plan>),
-    /// INTERSECT, EXCEPT.
-    Combine { left: Box<Plan>, right: Box<Plan>, except: bool, all: bool },
+    /// INTERSECT, EXCEPT; `on`: what rows are told apart by, if not by their columns.
+    Combine { left: Box<Plan>, right: Box<Plan>, except: bool, all: bool, on: Option<Vec<Expr>> },
 }
 
 /// A column of [`Plan::ProjectSet`].
@@ -247,6 +247,8 @@ pub struct Aggregate {
     pub input: Plan,
     /// By what; empty: one group, even of no rows.
     pub keys: Vec<Expr>,
+    /// What groups are told apart by, over the keys; if not by the keys as they are.
+    pub on: Option<Vec<Expr>>,
     /// What is computed of each.
     pub calls: Vec<AggregateCall>,
     /// Whether rows without GROUP BY make one group of all.
