@@ -1,16 +1,17 @@
 //! Tables read: all of them, ranges of their keys or indexes, single rows; locked if asked for.
 
 use std::collections::VecDeque;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 
+use super::memory::Memory;
 use super::{Cx, keep, subplan};
 use crate::sql::error::SqlError;
 use crate::sql::plan::{Access, KeyRange as PlannedRange, Row, Scan};
 use crate::sql::types::{Datum, Type};
 use crate::table::Direction;
-use crate::table::catalog::Table;
-use crate::table::datum::key::{KeyRange, encode_key};
-use crate::table::datum::row::{decode_columns, decode_row};
+use crate::table::catalog::{Index, Table};
+use crate::table::datum::key::{KeyRange, encode_key, encode_part};
+use crate::table::datum::row::{decode_column, decode_columns, decode_row};
 use crate::table::rows::{self, Changed, OnConflict};
 use crate::table::tables::{IndexCursor, TableCursor, TablesError};
 
@@ -29,6 +30,7 @@ enum Source {
     Row(rows::Row),
     Table(TableCursor),
     Index(Box<IndexCursor>),
+    Gathered(std::vec::IntoIter<rows::Row>),
     End,
 }
 
@@ -206,6 +208,7 @@ impl ScanState {
                 Source::Row(row) => Ok(vec![row]),
                 _ => Ok(Vec::new()),
             },
+            Source::Gathered(rows) => Ok(rows.take(super::BATCH).collect()),
             Source::New | Source::End => Ok(Vec::new()),
         }
     }
@@ -235,10 +238,49 @@ async fn open(scan: &Scan, cx: &mut Cx<'_>) -> Result<Source, SqlError> {
     let Some(range) = cx.range(planned, &types)? else { return Ok(Source::End) };
     let index = &table.indexes[index];
     if !cx.tables.readable(cx.txn, table, index).await? {
-        let message = "could not serialize access: an index was built after the transaction's snapshot";
-        return Err(SqlError::new("40001", message).hint("Try the transaction again."));
+        return gathered(table, index, range, direction, cx).await.map(|rows| Source::Gathered(rows.into_iter()));
     }
     Ok(Source::Index(Box::new(cx.tables.index_scan(cx.txn, table, index, range, direction))))
+}
+
+/// The rows that an index would give, without it: it was built after the snapshot, and lacks entries of rows that the snapshot sees. The plan counts
+/// on their order.
+async fn gathered(
+    table: &Table,
+    index: &Index,
+    range: KeyRange,
+    direction: Direction,
+    cx: &mut Cx<'_>,
+) -> Result<Vec<rows::Row>, SqlError> {
+    let damaged = |error| SqlError::from(TablesError::Codec { table: table.name.clone(), error });
+    let mut memory = Memory::new(cx.world);
+    let mut found: Vec<(Vec<u8>, rows::Row)> = Vec::new();
+    let mut cursor = cx.tables.scan(cx.txn, table, KeyRange::ALL, Direction::Up);
+    loop {
+        let rows = cursor.next(cx.txn).await?;
+        if rows.is_empty() {
+            break;
+        }
+        for row in rows {
+            let mut key = Vec::with_capacity(32);
+            for position in index.columns.iter().map(|position| usize::from(*position)) {
+                let value = decode_column(&row.value, &table.columns, position).map_err(damaged)?;
+                encode_part(&value, table.columns[position].ty, &mut key).map_err(damaged)?;
+            }
+            key.extend(&row.key);
+            if range.as_bounds().contains(&key[..]) {
+                memory.take_bytes(key.len() + row.key.len() + row.value.len())?;
+                found.push((key, row));
+            }
+        }
+        cx.check()?;
+    }
+    found.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+    if direction == Direction::Down {
+        found.reverse();
+    }
+    cx.run.memory.push(memory);
+    Ok(found.into_iter().map(|(_, row)| row).collect())
 }
 
 async fn point(planned: &PlannedRange, types: &[Type], table: &Table, cx: &mut Cx<'_>) -> Result<Source, SqlError> {
