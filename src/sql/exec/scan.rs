@@ -1,7 +1,7 @@
 //! Tables read: all of them, ranges of their keys or indexes, single rows; locked if asked for.
 
 use std::collections::VecDeque;
-use std::ops::{Bound, RangeBounds};
+use std::ops::Bound;
 
 use super::memory::Memory;
 use super::{Cx, keep, subplan};
@@ -268,7 +268,7 @@ async fn gathered(
                 encode_part(&value, table.columns[position].ty, &mut key).map_err(damaged)?;
             }
             key.extend(&row.key);
-            if range.as_bounds().contains(&key[..]) {
+            if range.contains(&key) {
                 memory.take_bytes(key.len() + row.key.len() + row.value.len())?;
                 found.push((key, row));
             }

@@ -159,9 +159,14 @@ impl Session {
 
     async fn put_batch(&mut self, copy: &mut Copying) -> Result<(), SqlError> {
         let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "COPY without a transaction")) };
+        let mut outcome = Ok(());
         for row in &copy.batch.rows[..copy.batch.used] {
-            copy.loader.push(txn, row).await.map_err(|error| self.told(error))?;
+            outcome = copy.loader.push(txn, row).await;
+            if outcome.is_err() {
+                break;
+            }
         }
+        outcome.map_err(|error| self.told(error))?;
         (copy.batch.used, copy.batch.bytes) = (0, 0);
         Ok(())
     }
