@@ -83,7 +83,7 @@ fn a_difference_is_found_and_shrunk() {
 }
 
 /// Scripts that once had different answers, each with what it was about.
-const INCIDENTS: [(&str, &[&str]); 15] = [
+const INCIDENTS: [(&str, &[&str]); 17] = [
     ("tags say what was asked for", &["START TRANSACTION", "ROLLBACK"]),
     (
         "int2 and int4 beside int8 above a scan",
@@ -195,6 +195,21 @@ const INCIDENTS: [(&str, &[&str]); 15] = [
         "repeatable read and a key made anew",
         &["CREATE TABLE t1 (a int NOT NULL)", "BEGIN", "SELECT * FROM t1", "ALTER TABLE t1 ADD PRIMARY KEY (a)", "SELECT * FROM t1", "COMMIT"],
     ),
+    (
+        "levels are set outside of savepoints",
+        &[
+            "BEGIN",
+            "SAVEPOINT a",
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "ROLLBACK TO a",
+            "RELEASE a",
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "SHOW transaction_isolation",
+            "COMMIT",
+        ],
+    ),
+    ("letters have the case that Unicode gives them", &["SELECT upper('é'), lower('É日本'), 'É' ILIKE 'é', initcap('éa b')"]),
     (
         "several duplicates",
         &["CREATE TABLE t1 (a int PRIMARY KEY)", "INSERT INTO t1 VALUES (1), (2), (2), ('x')", "INSERT INTO t1 VALUES (1), (1)", "TABLE t1"],

@@ -128,7 +128,7 @@ fn sockets(regroup: &Regroup) -> usize {
 }
 
 /// How many sessions `pg_stat_activity` shows for which `condition` is true.
-fn sessions(client: &mut wire::Client, condition: &str) -> u64 {
+fn sessions_where(client: &mut wire::Client, condition: &str) -> u64 {
     let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {condition}");
     client.value(&sql).expect("sessions can be listed").parse().expect("a number")
 }
@@ -309,7 +309,7 @@ fn cancel_storms_stop_only_whom_they_name() {
     let (first, first_thread) = wait_for(&regroup, 1);
     let (second, second_thread) = wait_for(&regroup, 2);
     let mut witness = regroup.client();
-    wait_until("both wait for their row", || sessions(&mut witness, WAITING) == 2);
+    wait_until("both wait for their row", || sessions_where(&mut witness, WAITING) == 2);
     let mut random = Random::new(7);
     for number in 0..1000 {
         let (pid, secret) = (second.key.0, second.key.1);
@@ -322,7 +322,7 @@ fn cancel_storms_stop_only_whom_they_name() {
     }
     // Each of the requests was carried out before its connection closed: whoever was named would have stopped to wait.
     for _ in 0..50 {
-        assert_eq!(sessions(&mut witness, WAITING), 2, "somebody was cancelled by a request that didn't know the secret");
+        assert_eq!(sessions_where(&mut witness, WAITING), 2, "somebody was cancelled by a request that didn't know the secret");
     }
     assert!(!first_thread.is_finished() && !second_thread.is_finished(), "somebody was cancelled by a request that didn't know the secret");
     cancel_request(&regroup, first.key.0, first.key.1);
@@ -356,7 +356,7 @@ fn a_client_that_dies_in_a_statement_holds_nothing() {
         .write_all(&[startup(), query("BEGIN; UPDATE gone SET n = 2 WHERE id = 2; UPDATE gone SET n = 2 WHERE id = 1")].concat())
         .expect("it listens");
     let mut other = regroup.client();
-    wait_until("it waits for the row", || sessions(&mut other, WAITING) == 1);
+    wait_until("it waits for the row", || sessions_where(&mut other, WAITING) == 1);
     drop(dying);
     // Its row is free although the one that it waited for is not.
     assert_eq!(other.value("UPDATE gone SET n = n + 5 WHERE id = 2 RETURNING n").expect("the row becomes free"), "5");
@@ -383,9 +383,9 @@ fn an_instance_that_stops_tells_its_sessions_and_rolls_them_back() {
     // Of those who insert, two are first, and the others wait for them.
     let mut witness = regroup.client();
     wait_until("all have done what they can", || {
-        let asked = sessions(&mut witness, "state = 'idle' AND query = 'SELECT 1'");
-        let begun = sessions(&mut witness, "state = 'idle in transaction' AND query LIKE 'BEGIN; INSERT%'");
-        (asked, begun, sessions(&mut witness, WAITING)) == (10, 2, 8)
+        let asked = sessions_where(&mut witness, "state = 'idle' AND query = 'SELECT 1'");
+        let begun = sessions_where(&mut witness, "state = 'idle in transaction' AND query LIKE 'BEGIN; INSERT%'");
+        (asked, begun, sessions_where(&mut witness, WAITING)) == (10, 2, 8)
     });
     regroup.stop();
     for stream in &mut sessions {

@@ -408,6 +408,9 @@ impl Generator {
         if !failed {
             apply(&mut self.schema, block, &step.effect, rolled_back);
         }
+        if block.status != b'I' {
+            self.interleaving.goes_on(step.session);
+        }
         block.repeatable |= block.status != b'I' && step.sql.contains("REPEATABLE READ");
         if block.status == b'I' {
             block.repeatable = false;

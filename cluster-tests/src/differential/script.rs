@@ -117,6 +117,11 @@ impl Interleaving {
         }
     }
 
+    /// The step that should have ended the session's transaction failed before its end: what it did and had done may be held on.
+    pub fn goes_on(&mut self, session: usize) {
+        self.open[session].get_or_insert(Access::Exclusive);
+    }
+
     /// Whether that session has a transaction open.
     pub fn open(&self, session: usize) -> bool {
         self.open[session].is_some()

@@ -168,6 +168,9 @@ impl Session {
                 Some(txn) if txn.isolation() != isolation && !txn.is_fresh() => {
                     return Err(SqlError::new("25001", "SET TRANSACTION ISOLATION LEVEL must be called before any query"));
                 }
+                _ if self.isolation != isolation && !self.savepoints.is_empty() => {
+                    return Err(SqlError::new("25001", "SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction"));
+                }
                 _ => {
                     // One that has done nothing yet is begun anew, when the first statement comes.
                     self.txn = self.txn.take().filter(|txn| txn.isolation() == isolation);
