@@ -358,7 +358,7 @@ fn portals_give_rows_bit_by_bit() {
         client.run("create table p (a int)").await;
         client.run("insert into p select g from generate_series(1, 250) g").await;
         let statement = client.prepare("select a from p order by a").await.expect("it can be bound");
-        let mut portal = client.session.portal(&statement, Vec::new(), &[], &[]).await.expect("a portal");
+        let mut portal = client.session.portal(&statement, &[], &[], &[]).expect("a portal");
         let mut taken = Taken::default();
         for expected in [100, 200] {
             let progress = client.session.execute(&mut portal, 100, &mut taken).await.expect("rows");

@@ -267,9 +267,10 @@ impl Settings {
         }
     }
 
-    /// A setting that is on or off.
-    pub fn switch(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| value == "on")
+    /// A setting that is on or off, off unless set; by its name as listed. Every transaction asks for some.
+    pub fn switch(&self, name: &'static str) -> bool {
+        debug_assert!(ALL.iter().any(|known| known.name == name && known.default == "off"));
+        self.values.get(name).is_some_and(|value| value == "on")
     }
 
     /// A time; nothing when it is zero.
