@@ -83,7 +83,7 @@ fn a_difference_is_found_and_shrunk() {
 }
 
 /// Scripts that once had different answers, each with what it was about.
-const INCIDENTS: [(&str, &[&str]); 17] = [
+const INCIDENTS: [(&str, &[&str]); 18] = [
     ("tags say what was asked for", &["START TRANSACTION", "ROLLBACK"]),
     (
         "int2 and int4 beside int8 above a scan",
@@ -207,6 +207,20 @@ const INCIDENTS: [(&str, &[&str]); 17] = [
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
             "SHOW transaction_isolation",
             "COMMIT",
+        ],
+    ),
+    (
+        "a row in the way of several constraints",
+        &[
+            "CREATE TABLE t1 (a int PRIMARY KEY, b int, c int)",
+            "CREATE UNIQUE INDEX i1 ON t1 (b)",
+            "INSERT INTO t1 VALUES (1, 1, 1), (2, 2, 2)",
+            "INSERT INTO t1 VALUES (1, 1, 5) ON CONFLICT (b) DO NOTHING",
+            "INSERT INTO t1 VALUES (1, 1, 6) ON CONFLICT (a) DO UPDATE SET c = excluded.c RETURNING *",
+            "INSERT INTO t1 VALUES (1, 2, 7) ON CONFLICT (b) DO UPDATE SET c = excluded.c RETURNING *",
+            "INSERT INTO t1 VALUES (1, 2, 8) ON CONFLICT (a) DO UPDATE SET c = excluded.c RETURNING *",
+            "INSERT INTO t1 VALUES (1, 3, 9) ON CONFLICT (b) DO NOTHING",
+            "SELECT * FROM t1 ORDER BY a",
         ],
     ),
     ("letters have the case that Unicode gives them", &["SELECT upper('é'), lower('É日本'), 'É' ILIKE 'é', initcap('éa b')"]),
