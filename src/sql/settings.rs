@@ -80,7 +80,7 @@ const ALL: &[Known] = &[
     reported("integer_datetimes", Kind::Fixed, "on", "Dates are integers."),
     reported("IntervalStyle", Kind::Word(&["postgres"]), "postgres", "How intervals look."),
     known("jit", Kind::Switch, "off", "Has no effect: nothing is compiled."),
-    known("lock_timeout", Kind::Word(&["0"]), "0", "Waits for locks end with statement_timeout only."),
+    known("lock_timeout", Kind::Time, "0", "How long a statement may wait for a lock."),
     known("max_connections", Kind::Fixed, "500", "Most clients at once."),
     known("max_identifier_length", Kind::Fixed, "63", "Most bytes of a name."),
     known("regroup.on_error_rollback", Kind::Switch, "off", "After an error a transaction goes on with what it had before the statement."),

@@ -6,13 +6,13 @@ use std::ops::Bound;
 use super::memory::Memory;
 use super::{Cx, keep, subplan};
 use crate::sql::error::SqlError;
-use crate::sql::plan::{Access, KeyRange as PlannedRange, Row, Scan};
+use crate::sql::plan::{Access, KeyRange as PlannedRange, Row, RowLock, Scan};
 use crate::sql::types::{Datum, Type};
 use crate::table::Direction;
 use crate::table::catalog::{Index, Table};
 use crate::table::datum::key::{KeyRange, encode_key, encode_part};
 use crate::table::datum::row::{decode_column, decode_columns, decode_row};
-use crate::table::rows::{self, Changed, OnConflict};
+use crate::table::rows::{self, Changed, OnConflict, RowError};
 use crate::table::tables::{IndexCursor, TableCursor, TablesError};
 
 /// How far a scan is.
@@ -152,8 +152,7 @@ impl ScanState {
     /// The next rows that satisfy the scan's filter.
     pub async fn next(&mut self, scan: &Scan, cx: &mut Cx<'_>) -> Result<Vec<Row>, SqlError> {
         if let Some(lock) = scan.lock {
-            let conflict = if lock.nowait { OnConflict::NoWait } else { OnConflict::Wait };
-            return Ok(self.next_locked(scan, conflict, cx).await?.into_iter().collect());
+            return Ok(self.next_locked(scan, lock, cx).await?.into_iter().collect());
         }
         loop {
             let found = self.raw(scan, cx).await?;
@@ -170,7 +169,8 @@ impl ScanState {
     }
 
     /// The next row, locked: one at a time, so that a limit locks no more than it gives.
-    async fn next_locked(&mut self, scan: &Scan, conflict: OnConflict, cx: &mut Cx<'_>) -> Result<Option<Row>, SqlError> {
+    async fn next_locked(&mut self, scan: &Scan, lock: RowLock, cx: &mut Cx<'_>) -> Result<Option<Row>, SqlError> {
+        let conflict = if lock == RowLock::Wait { OnConflict::Wait } else { OnConflict::NoWait };
         loop {
             let Some(mut seen) = self.waiting.pop_front() else {
                 let found = self.raw(scan, cx).await?;
@@ -184,7 +184,11 @@ impl ScanState {
             loop {
                 let row = decode(&scan.table, &scan.wanted, &seen.value)?;
                 let Some(row) = keep(vec![row], condition, cx).await?.pop() else { break };
-                match cx.tables.lock_row(cx.txn, &scan.table, &seen, conflict).await? {
+                let outcome = match cx.tables.lock_row(cx.txn, &scan.table, &seen, conflict).await {
+                    Err(TablesError::Row(RowError::LockNotAvailable)) if lock == RowLock::Skip => break,
+                    outcome => outcome?,
+                };
+                match outcome {
                     Changed::Done(_) => return Ok(Some(row)),
                     Changed::Moved(None) => break,
                     Changed::Moved(Some(newest)) => {

@@ -116,9 +116,13 @@ pub struct KeyRange {
 
 /// How rows are locked as they are found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RowLock {
-    /// Fail rather than wait.
-    pub nowait: bool,
+pub enum RowLock {
+    /// Waiting for whoever has them.
+    Wait,
+    /// Not waiting: 55P03 (NOWAIT).
+    NoWait,
+    /// Leaving out those that someone has (SKIP LOCKED).
+    Skip,
 }
 
 /// A table that is read.

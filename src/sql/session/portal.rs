@@ -11,6 +11,7 @@ use crate::sql::plan::builtins::regclass;
 use crate::sql::plan::{Action, Row};
 use crate::sql::types::{Datum, SqlType, input, input_binary, utf8};
 use crate::sql::world::{Stop, clock};
+use crate::txn::Alarm;
 
 /// A statement with its parameters, under way or not yet begun.
 pub struct Portal {
@@ -170,7 +171,11 @@ impl Session {
             (Stage::New, Phase::Block) => Some(self.transaction().savepoint()),
             _ => None,
         };
-        let timeout = self.world.client.state.lock().settings.time("statement_timeout");
+        let (timeout, locks) = {
+            let state = self.world.client.state.lock();
+            (state.settings.time("statement_timeout"), state.settings.time("lock_timeout"))
+        };
+        self.limit_locks(locks);
         let outcome = match timeout {
             None => self.run(portal, max_rows, sink).await,
             Some(timeout) => {
@@ -200,6 +205,17 @@ impl Session {
                 Err(Box::pin(self.failed(error, place)).await)
             }
         }
+    }
+
+    /// Waits for locks take no longer than this.
+    fn limit_locks(&mut self, limit: Option<std::time::Duration>) {
+        if self.lock_timeout == limit {
+            return;
+        }
+        self.lock_timeout = limit;
+        let seams = self.world.seams.clone();
+        let alarm = limit.map(|limit| Alarm(Arc::new(move || seams.sleep(limit))));
+        self.world.client.interrupt.limit(alarm);
     }
 
     async fn run(&mut self, portal: &mut Portal, max_rows: usize, sink: &mut dyn RowSink) -> Result<Progress, SqlError> {

@@ -90,7 +90,11 @@ impl Session {
     pub(super) async fn failed(&mut self, error: SqlError, place: Option<crate::table::rows::Savepoint>) -> SqlError {
         // A wait that was cut off says only that it was: the client's side knows why.
         let error = match error.code {
-            "57014" => self.world.client.check().err().unwrap_or(error),
+            "57014" => match self.world.client.check() {
+                Err(told) => told,
+                Ok(()) if self.world.client.interrupt.take_late() => SqlError::new("55P03", "canceling statement due to lock timeout"),
+                Ok(()) => error,
+            },
             _ => error,
         };
         if let Some(txn) = &mut self.txn {
