@@ -378,8 +378,8 @@ impl Generator {
                 read(sql, ordered)
             }
             84..=85 => {
-                statement::select_for_update(&mut sql, random, &table);
-                Draft::new(sql, Access::Write)
+                let waits = statement::select_for_update(&mut sql, random, &table);
+                Draft::new(sql, if waits { Access::Write } else { Access::Try })
             }
             86..=89 => {
                 statement::aggregates(&mut sql, random, &table);

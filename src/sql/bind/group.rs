@@ -8,7 +8,7 @@ use super::order::ordinal;
 use super::select::{Item, OrderKey, Value, named};
 use super::{Binder, Typed};
 use crate::sql::error::SqlError;
-use crate::sql::plan::{Aggregate, AggregateCall, Expr, Plan};
+use crate::sql::plan::{Aggregate, AggregateCall, Expr, Plan, access};
 use crate::sql::types::SqlType;
 
 impl Binder<'_> {
@@ -64,6 +64,10 @@ impl Binder<'_> {
         scope: &Scope<'_>,
     ) -> Result<Plan, SqlError> {
         let whole = keys.is_none();
+        let input = match (whole, calls.as_slice()) {
+            (true, [call]) => access::extreme(input, call),
+            _ => input,
+        };
         let keys = keys.unwrap_or_default();
         // A table's other columns, which follow, are no `bpchar`, and told apart by its key.
         let apart = |(at, key): (usize, &Typed)| Typed { expr: Expr::Column(at), ty: key.ty }.told_apart();

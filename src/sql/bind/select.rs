@@ -316,6 +316,12 @@ impl Binder<'_> {
         };
         let calls = self.aggregates.take().unwrap_or_default();
         let group = self.group_keys(&select.group_by, &items, &scope)?;
+        let on = match &select.distinct {
+            Some(ast::Distinct::On(exprs)) => {
+                Some(exprs.iter().map(|expr| self.expr(expr, &scope).map(Typed::told_apart)).collect::<Result<Vec<_>, _>>()?)
+            }
+            _ => None,
+        };
         let limit = query.map_or(Ok(None), |query| self.limit(query, &scope))?;
         let lock = query.map_or(Ok(None), row_lock)?;
         self.aggregates = outer;
@@ -327,15 +333,17 @@ impl Binder<'_> {
                 None => Plan::Once,
             },
         };
+        // All columns have been named by now.
+        Self::trim(&mut plan, &scope);
         let grouped = !calls.is_empty() || group.is_some() || having.is_some();
         if grouped {
             plan = self.grouped(plan, calls, group, having, (&mut items, &mut order), &scope)?;
         }
-        Self::trim(&mut plan, &scope);
         if let Some(lock) = lock {
             self.locked(&mut plan, lock, grouped || select.distinct.is_some())?;
         }
-        self.arranged(plan, items, order, select.distinct.as_ref(), limit, &scope)
+        let once = matches!(select.distinct, Some(ast::Distinct::Distinct));
+        Self::arranged(plan, items, order, (once, on), limit)
     }
 
     /// FOR UPDATE: the scan locks what it finds.
@@ -447,17 +455,14 @@ impl Binder<'_> {
 
     /// The query's top: columns, DISTINCT, order, limit.
     fn arranged(
-        &mut self,
         plan: Plan,
         items: Vec<Item>,
         order: Vec<OrderKey>,
-        distinct: Option<&ast::Distinct>,
+        (once, on): (bool, Option<Vec<Expr>>),
         limit: Option<Limit>,
-        scope: &Scope<'_>,
     ) -> Result<Query, SqlError> {
         let sets = items.iter().any(|item| matches!(item.value, Value::Set(..)));
         let columns: Vec<Output> = items.iter().map(|item| item.output.clone()).collect();
-        let once = matches!(distinct, Some(ast::Distinct::Distinct));
         if sets || once {
             let order = order_over_items(order, &items)?;
             let mut plan = project(plan, items);
@@ -467,8 +472,7 @@ impl Binder<'_> {
             return Ok(Query { plan: ordered(plan, order, limit), columns });
         }
         let keys: Vec<SortKey> = order.into_iter().map(|key| key.sort).collect();
-        if let Some(ast::Distinct::On(exprs)) = distinct {
-            let exprs = exprs.iter().map(|expr| self.expr(expr, scope).map(Typed::told_apart)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(exprs) = on {
             let sorted = if keys.is_empty() { plan } else { Plan::Sort(Box::new(plan), keys, None) };
             let plan = project(Plan::Distinct(Box::new(sorted), Some(exprs)), items);
             return Ok(Query { plan: ordered(plan, Vec::new(), limit), columns });

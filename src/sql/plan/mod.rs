@@ -101,13 +101,24 @@ pub enum Access {
     Range(Box<KeyRange>),
 }
 
-/// A range of a key: its first columns equal to values, the next one perhaps within bounds.
+/// Values of a key's column, one of which a row must have.
+#[derive(Clone, Debug)]
+pub enum Among {
+    /// These.
+    List(Vec<Expr>),
+    /// The elements of an array of that type.
+    Array(Expr, SqlType),
+}
+
+/// A range of a key: its first columns equal to values, the next one perhaps one of several or within bounds.
 #[derive(Clone, Debug)]
 pub struct KeyRange {
     /// Which of the table's indexes; none: the primary key.
     pub index: Option<usize>,
     /// Values of the first columns.
     pub equal: Vec<Expr>,
+    /// Values that the next may have; then it has no bounds.
+    pub among: Option<Among>,
     /// Lower bound of the next.
     pub low: Bound<Expr>,
     /// Upper bound of the next.
@@ -242,6 +253,8 @@ pub struct Join {
     pub condition: Option<Expr>,
     /// The right depends on the left's row, as its next outer row.
     pub lateral: bool,
+    /// The right found by key or index for one row of the left, which is its next outer row: for few rows of the left.
+    pub lookup: Option<Plan>,
 }
 
 /// Groups: rows are the keys, then the aggregates.
