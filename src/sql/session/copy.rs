@@ -103,6 +103,7 @@ impl Session {
         self.refresh_catalog().await?;
         let name = copy.table.as_deref().unwrap_or_default();
         let tables = self.engine.shared.tables.clone();
+        let whole = self.savepoints.is_empty() && !self.goes_on();
         let txn = self.transaction();
         let table = tables.open(txn, name, TableLock::RowExclusive, OnConflict::Wait).await?;
         txn.begin_statement();
@@ -119,7 +120,7 @@ impl Session {
         if targets.is_empty() {
             targets = (0..table.columns.len()).collect();
         }
-        let loader = tables.loader(txn, &table, copy.freeze).await?;
+        let loader = tables.loader(txn, &table, copy.freeze, whole).await?;
         let mut defaults = Vec::new();
         for (at, column) in table.columns.iter().enumerate().filter(|(at, _)| !targets.contains(at)) {
             if let Some(text) = &column.default {
