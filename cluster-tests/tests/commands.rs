@@ -25,7 +25,9 @@ fn load_and_kill(cluster: &Cluster, commits: usize) {
         .expect("the load can be started");
     let (said, done) = (load.stdout.take().expect("it is piped"), Arc::new(AtomicUsize::new(0)));
     let counted = done.clone();
-    std::thread::spawn(move || BufReader::new(said).lines().map_while(Result::ok).for_each(|_| _ = counted.fetch_add(1, Ordering::Relaxed)));
+    std::thread::spawn(move || {
+        BufReader::new(said).lines().map_while(Result::ok).for_each(|_| _ = counted.fetch_add(1, Ordering::Relaxed))
+    });
     wait_for("the load to commit", || done.load(Ordering::Relaxed) >= commits);
     assert!(load.try_wait().expect("it can be asked for").is_none(), "the load ended by itself");
     load.kill().expect("it can be killed");

@@ -193,7 +193,14 @@ const INCIDENTS: [(&str, &[&str]); 19] = [
     ),
     (
         "repeatable read and a key made anew",
-        &["CREATE TABLE t1 (a int NOT NULL)", "BEGIN", "SELECT * FROM t1", "ALTER TABLE t1 ADD PRIMARY KEY (a)", "SELECT * FROM t1", "COMMIT"],
+        &[
+            "CREATE TABLE t1 (a int NOT NULL)",
+            "BEGIN",
+            "SELECT * FROM t1",
+            "ALTER TABLE t1 ADD PRIMARY KEY (a)",
+            "SELECT * FROM t1",
+            "COMMIT",
+        ],
     ),
     (
         "levels are set outside of savepoints",
@@ -242,7 +249,12 @@ const INCIDENTS: [(&str, &[&str]); 19] = [
     ("letters have the case that Unicode gives them", &["SELECT upper('é'), lower('É日本'), 'É' ILIKE 'é', initcap('éa b')"]),
     (
         "several duplicates",
-        &["CREATE TABLE t1 (a int PRIMARY KEY)", "INSERT INTO t1 VALUES (1), (2), (2), ('x')", "INSERT INTO t1 VALUES (1), (1)", "SELECT * FROM t1"],
+        &[
+            "CREATE TABLE t1 (a int PRIMARY KEY)",
+            "INSERT INTO t1 VALUES (1), (2), (2), ('x')",
+            "INSERT INTO t1 VALUES (1), (1)",
+            "SELECT * FROM t1",
+        ],
     ),
 ];
 

@@ -43,17 +43,29 @@ fn a_key_serves_points_ranges_and_orders() {
             ("select c from k where c >= 998 order by c desc", "Index Scan Backward using k_c on k (c >=)", vec!["1000", "999", "998"]),
             ("select a, b from k order by a desc, b desc limit 1", "Seq Scan Backward on k", vec!["19|9"]),
             ("select c from k order by c limit 2", "Index Scan using k_c on k", vec!["801", "802"]),
-            ("select b from k where a = 3 and b in (9, 7, 9, 77, null) order by b desc", "Index Scan Backward using k_pkey on k (a =, b IN)", vec![
-                "9", "7",
-            ]),
-            ("select a, b from k where c = any ('{801,5,1000}'::int[]) order by c", "Index Scan using k_c on k (c IN)", vec!["19|9", "0|0"]),
+            (
+                "select b from k where a = 3 and b in (9, 7, 9, 77, null) order by b desc",
+                "Index Scan Backward using k_pkey on k (a =, b IN)",
+                vec!["9", "7"],
+            ),
+            (
+                "select a, b from k where c = any ('{801,5,1000}'::int[]) order by c",
+                "Index Scan using k_c on k (c IN)",
+                vec!["19|9", "0|0"],
+            ),
             ("select max(c) from k", "Index Scan Backward using k_c on k", vec!["1000"]),
             ("select min(c) from k where c > 900", "Index Scan using k_c on k (c >)", vec!["901"]),
             ("select max(b) from k where a = 4", "Index Scan Backward using k_pkey on k (a =)", vec!["9"]),
-            ("select x.c, y.c from k x join k y on y.a = x.b and y.b = x.a where x.a = 2 and x.b = 5", "Lookup or Hash Join", vec!["975|948"]),
-            ("select x.c, y.b from k x left join k y on y.c = x.c + 500 and y.b < 5 where x.a = 2 and x.b = 5", "Lookup or Hash Left Join", vec![
-                "975|NULL",
-            ]),
+            (
+                "select x.c, y.c from k x join k y on y.a = x.b and y.b = x.a where x.a = 2 and x.b = 5",
+                "Lookup or Hash Join",
+                vec!["975|948"],
+            ),
+            (
+                "select x.c, y.b from k x left join k y on y.c = x.c + 500 and y.b < 5 where x.a = 2 and x.b = 5",
+                "Lookup or Hash Left Join",
+                vec!["975|NULL"],
+            ),
         ] {
             let shown = plan(client.rows(&format!("explain {sql}")).await);
             assert!(shown.contains(access), "{sql}: {shown}");

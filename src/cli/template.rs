@@ -160,7 +160,9 @@ pub const POSTGRES: &[Explained] = &[
     },
     Explained {
         name: "work_bytes_max",
-        meaning: &["Memory that one sort, hash table or list of rows of a statement may take, in bytes; beyond it the statement gets 53200."],
+        meaning: &[
+            "Memory that one sort, hash table or list of rows of a statement may take, in bytes; beyond it the statement gets 53200.",
+        ],
         default: "67108864",
         range: "65536 to 2^40",
     },

@@ -431,9 +431,7 @@ impl Binder<'_> {
         for key in order {
             let item = match (ordinal(&key.expr), &key.expr) {
                 (Some(number), _) => Some(self.position(number, items.len(), "ORDER BY")?),
-                (None, ast::Expr::Identifier(name)) => {
-                    named(items, &ident(name), "ORDER BY")?
-                }
+                (None, ast::Expr::Identifier(name)) => named(items, &ident(name), "ORDER BY")?,
                 _ => None,
             };
             let typed = match item {

@@ -51,7 +51,8 @@ struct OneOf {
 fn one_of(condition: &Expr, from: usize, table: &Table) -> Option<OneOf> {
     match condition {
         Expr::Or(all) => {
-            let all = all.iter().map(|one| usable(one, from, table).filter(|one| one.compare == Compare::Eq)).collect::<Option<Vec<_>>>()?;
+            let all =
+                all.iter().map(|one| usable(one, from, table).filter(|one| one.compare == Compare::Eq)).collect::<Option<Vec<_>>>()?;
             let column = all.first()?.column;
             let same = all.iter().all(|one| one.column == column);
             same.then(|| OneOf { column, among: Among::List(all.into_iter().map(|one| one.value).collect()), from })
@@ -227,7 +228,9 @@ pub fn order(scan: &mut Scan, keys: &[SortKey], limited: bool) -> bool {
 
 /// The input of an aggregate that is alone: of `min` and `max` of a column in whose order a key or index is, the first row.
 pub fn extreme(input: Plan, call: &AggregateCall) -> Plan {
-    let (Aggregator::Plain(function), [Expr::Column(column)], None) = (&call.function, call.args.as_slice(), &call.filter) else { return input };
+    let (Aggregator::Plain(function), [Expr::Column(column)], None) = (&call.function, call.args.as_slice(), &call.filter) else {
+        return input;
+    };
     let (descending, column) = match function.name {
         "min" => (false, *column),
         "max" => (true, *column),
