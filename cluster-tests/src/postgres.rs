@@ -83,7 +83,7 @@ fn launch(folder: &Path) -> Child {
 }
 
 impl Postgres {
-    /// Makes a cluster (UTF-8, C locale, UTC) and starts it.
+    /// Makes a cluster (UTF-8, order of bytes, letters of Unicode, UTC) and starts it.
     ///
     /// # Panics
     /// It isn't installed, or doesn't start within 30 s; with what it said.
@@ -95,7 +95,7 @@ impl Postgres {
         std::os::unix::fs::chown(folder.path(), user.map(|user| user.0), user.map(|user| user.1)).expect("it can be given away");
         let data = folder.path().join("data");
         let made = command(&programs.join("initdb"), user, libc::SIGKILL)
-            .args(["--encoding=UTF8", "--locale=C", "--auth=trust", "--username=regroup", "--no-sync", "--pgdata"])
+            .args(["--encoding=UTF8", "--locale=C", "--lc-ctype=C.UTF-8", "--auth=trust", "--username=regroup", "--no-sync", "--pgdata"])
             .arg(&data)
             .output()
             .expect("initdb can be started");

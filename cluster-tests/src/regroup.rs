@@ -85,7 +85,9 @@ pub fn program(name: &str) -> PathBuf {
 /// The folder of the profile's programs.
 fn built() -> PathBuf {
     let here = std::env::current_exe().expect("a test knows where it is");
-    here.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps").to_path_buf()
+    let folder = here.parent().expect("a program lies in a folder");
+    // Tests lie in target/<profile>/deps, programs in target/<profile>.
+    if folder.ends_with("deps") { folder.parent().expect("deps lies in a folder").to_path_buf() } else { folder.to_path_buf() }
 }
 
 /// A new directory where the build lies: on a disk that takes direct I/O, as /tmp may not.

@@ -155,10 +155,13 @@ impl Client {
     /// # Errors
     /// What it died of.
     pub async fn execute(&mut self, statement: &Statement, params: &[Option<&str>]) -> Result<(Vec<String>, String), SqlError> {
-        let params = params.iter().map(|param| param.map(|text| text.as_bytes().to_vec())).collect();
+        let params: Vec<Option<&[u8]>> = params.iter().map(|param| param.map(str::as_bytes)).collect();
         let mut taken = Taken::default();
         let outcome = async {
-            let mut portal = self.session.portal(statement, params, &[Format::Text], &[Format::Text]).await?;
+            let mut portal = match self.session.portal(statement, &params, &[Format::Text], &[Format::Text]) {
+                Ok(portal) => portal,
+                Err(error) => return Err(self.session.refuse(error).await),
+            };
             loop {
                 match self.session.execute(&mut portal, 0, &mut taken).await? {
                     Progress::Complete(tag) => return Ok(tag),

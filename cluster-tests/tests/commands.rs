@@ -1,27 +1,34 @@
 //! `clusterctl` on real processes, as an operator or a script uses it (issue 3, item 7).
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cluster_tests::commands::{Cluster, Ran, clusterctl, run};
 use serde_json::Value;
 
-/// Writes to the storage of a cluster that isn't running (recovering it, if need be) with the demonstration's load for a while, kills that in
-/// mid-write, and waits until its I/O has drained.
-fn load_and_kill(cluster: &Cluster, milliseconds: u64) {
+/// Writes to the storage of a cluster that isn't running (recovering it, if need be) with the demonstration's load until it has said that so many
+/// transactions are committed, kills it in mid-write, and waits until its I/O has drained.
+fn load_and_kill(cluster: &Cluster, commits: usize) {
     cluster.run(&["stop"]).expect(0);
     let mut load = Command::new(clusterctl())
         .args(["demo-load", "--seed", "5", "--clients", "4", "--rows", "500", "--config"])
         .arg(cluster.path().join("regroup.toml"))
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .expect("the load can be started");
-    std::thread::sleep(Duration::from_millis(milliseconds));
+    let (said, done) = (load.stdout.take().expect("it is piped"), Arc::new(AtomicUsize::new(0)));
+    let counted = done.clone();
+    std::thread::spawn(move || {
+        BufReader::new(said).lines().map_while(Result::ok).for_each(|_| _ = counted.fetch_add(1, Ordering::Relaxed))
+    });
+    wait_for("the load to commit", || done.load(Ordering::Relaxed) >= commits);
     assert!(load.try_wait().expect("it can be asked for").is_none(), "the load ended by itself");
     load.kill().expect("it can be killed");
     load.wait().expect("it ends");
@@ -75,7 +82,7 @@ fn a_life_from_init_over_a_crash_to_a_damaged_page() {
 
     cluster.run(&["stop", "--kill"]).expect(0);
     assert_eq!((cluster.state().as_str(), cluster.pid()), ("dead", None));
-    load_and_kill(&cluster, 700);
+    load_and_kill(&cluster, 300);
     assert_eq!(cluster.state(), "dead");
     let refused = cluster.run(&["verify"]).expect(2);
     assert!(refused.complained.contains("--recover"), "{}", refused.complained);
@@ -122,7 +129,7 @@ fn finds_a_flipped_bit(cluster: &Cluster) {
 #[test]
 fn verify_recovers_when_asked() {
     let cluster = Cluster::new(&[]);
-    load_and_kill(&cluster, 500);
+    load_and_kill(&cluster, 200);
     cluster.run(&["verify"]).expect(2);
     let done = cluster.run(&["verify", "--recover", "--json"]).expect(0).json();
     assert!(done["clean"] == true && done["keys"].as_u64() > Some(0), "{done}");

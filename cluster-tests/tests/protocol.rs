@@ -98,9 +98,43 @@ fn warm(regroup: &mut Regroup) -> Footprint {
         stream.write_all(&conversation).expect("it listens");
         hear(&mut stream, Duration::from_millis(200));
     }
-    std::thread::sleep(Duration::from_millis(200));
+    // Once nobody is connected any more.
+    wait_until("only the listener has a socket", || sockets(regroup) == 1);
     footprint(regroup)
 }
+
+/// Waits until something holds that should hold soon.
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Connections that the process's port has, its listener among them, by `/proc/net/tcp`: how many bytes each has not read yet.
+fn unread(regroup: &Regroup) -> Vec<u64> {
+    let Listener::Tcp(port) = regroup.endpoint().listener else { panic!("regroupd listens on TCP") };
+    let own = format!("0100007F:{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux lists its sockets");
+    let lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    // Local address, peer, state (01 established, 08 the peer has closed, 0A listening), bytes to send and to read.
+    let lines = lines.filter(|line| line.len() > 4 && line[1] == own && ["01", "08", "0A"].contains(&line[3]));
+    lines.map(|line| line[4].split_once(':').and_then(|(_, read)| u64::from_str_radix(read, 16).ok()).expect("two counts")).collect()
+}
+
+fn sockets(regroup: &Regroup) -> usize {
+    unread(regroup).len()
+}
+
+/// How many sessions `pg_stat_activity` shows for which `condition` is true.
+fn sessions_where(client: &mut wire::Client, condition: &str) -> u64 {
+    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {condition}");
+    client.value(&sql).expect("sessions can be listed").parse().expect("a number")
+}
+
+/// Those that wait for another's transaction.
+const WAITING: &str = "wait_event_type = 'Lock'";
 
 #[test]
 fn mutated_conversations_end_and_leave_nothing() {
@@ -138,7 +172,7 @@ fn announced_lengths_take_no_memory() {
             stream
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    wait_until("what came is read", || unread(&regroup).iter().filter(|bytes| **bytes == 0).count() == 51);
     let during = footprint(&regroup);
     assert!(during.resident_kib < before.resident_kib + (16 << 10), "before {before:?}, with 50 announced messages of 256 MiB {during:?}");
     drop(hold);
@@ -274,7 +308,8 @@ fn cancel_storms_stop_only_whom_they_name() {
     holder.simple("BEGIN; UPDATE storm SET n = 0", &[]).expect("rows can be locked");
     let (first, first_thread) = wait_for(&regroup, 1);
     let (second, second_thread) = wait_for(&regroup, 2);
-    std::thread::sleep(Duration::from_millis(300));
+    let mut witness = regroup.client();
+    wait_until("both wait for their row", || sessions_where(&mut witness, WAITING) == 2);
     let mut random = Random::new(7);
     for number in 0..1000 {
         let (pid, secret) = (second.key.0, second.key.1);
@@ -285,7 +320,10 @@ fn cancel_storms_stop_only_whom_they_name() {
             _ => cancel_request(&regroup, random.bits() as i32, random.bits() as i32),
         }
     }
-    std::thread::sleep(Duration::from_millis(200));
+    // Each of the requests was carried out before its connection closed: whoever was named would have stopped to wait.
+    for _ in 0..50 {
+        assert_eq!(sessions_where(&mut witness, WAITING), 2, "somebody was cancelled by a request that didn't know the secret");
+    }
     assert!(!first_thread.is_finished() && !second_thread.is_finished(), "somebody was cancelled by a request that didn't know the secret");
     cancel_request(&regroup, first.key.0, first.key.1);
     let (mut cancelled, code) = first_thread.join().expect("the client's thread lives");
@@ -294,13 +332,12 @@ fn cancel_storms_stop_only_whom_they_name() {
     for _ in 0..50 {
         cancel_request(&regroup, first.key.0, first.key.1);
     }
-    std::thread::sleep(Duration::from_millis(100));
     assert_eq!(cancelled.value("SELECT 5").expect("the session goes on"), "5");
     assert!(!second_thread.is_finished(), "the other one waits on");
     holder.simple("COMMIT", &[]).expect("the holder commits");
     let (other, code) = second_thread.join().expect("the client's thread lives");
     assert_eq!(code, None);
-    drop((holder, cancelled, other, first.client, second.client));
+    drop((holder, cancelled, other, witness, first.client, second.client));
     back_to(&mut regroup, before, 32 << 10);
     regroup.stop();
 }
@@ -318,10 +355,10 @@ fn a_client_that_dies_in_a_statement_holds_nothing() {
     dying
         .write_all(&[startup(), query("BEGIN; UPDATE gone SET n = 2 WHERE id = 2; UPDATE gone SET n = 2 WHERE id = 1")].concat())
         .expect("it listens");
-    std::thread::sleep(Duration::from_millis(300));
+    let mut other = regroup.client();
+    wait_until("it waits for the row", || sessions_where(&mut other, WAITING) == 1);
     drop(dying);
     // Its row is free although the one that it waited for is not.
-    let mut other = regroup.client();
     assert_eq!(other.value("UPDATE gone SET n = n + 5 WHERE id = 2 RETURNING n").expect("the row becomes free"), "5");
     drop((holder, other));
     back_to(&mut regroup, before, 32 << 10);
@@ -343,7 +380,13 @@ fn an_instance_that_stops_tells_its_sessions_and_rolls_them_back() {
             stream
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    // Of those who insert, two are first, and the others wait for them.
+    let mut witness = regroup.client();
+    wait_until("all have done what they can", || {
+        let asked = sessions_where(&mut witness, "state = 'idle' AND query = 'SELECT 1'");
+        let begun = sessions_where(&mut witness, "state = 'idle in transaction' AND query LIKE 'BEGIN; INSERT%'");
+        (asked, begun, sessions_where(&mut witness, WAITING)) == (10, 2, 8)
+    });
     regroup.stop();
     for stream in &mut sessions {
         let (heard, ended) = hear(stream, SOON);

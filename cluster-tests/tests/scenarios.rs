@@ -31,6 +31,21 @@ fn in_background(server: &Regroup, sql: &'static str) -> std::thread::JoinHandle
     std::thread::spawn(move || client.sqlstate(sql))
 }
 
+/// Waits until a statement has begun, or has ended already.
+fn under_way(server: &Regroup, sql: &str) {
+    let mut witness = server.client();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let asked = format!("SELECT count(*) FROM pg_stat_activity WHERE query = '{sql}'");
+    while witness.value(&asked).expect("sessions can be listed") == "0" {
+        assert!(Instant::now() < deadline, "{sql} doesn't begin");
+    }
+}
+
+/// Chooses when the process is killed, and nothing else: rounds try one moment after the other, and what must hold holds after each.
+fn moment(milliseconds: u64) {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+}
+
 #[test]
 fn plain_crash() {
     let mut server = Regroup::start(quiet());
@@ -60,7 +75,8 @@ fn crash_during_a_checkpoint() {
         stock::fill(&mut client, rows..rows + 3000, 400);
         rows += 3000;
         let checkpoint = in_background(&server, "CHECKPOINT");
-        std::thread::sleep(Duration::from_millis(round % 6 * 3));
+        under_way(&server, "CHECKPOINT");
+        moment(round % 6 * 3);
         server.crash();
         // It had no answer: it was under way.
         hits += u32::from(checkpoint.join().unwrap().is_err());
@@ -190,7 +206,8 @@ fn torn_page() {
         stock::fill(&mut client, rows..rows + 1500, 400);
         rows += 1500;
         let checkpoint = in_background(&server, "CHECKPOINT");
-        std::thread::sleep(Duration::from_millis(2 + round % 5));
+        under_way(&server, "CHECKPOINT");
+        moment(round % 5);
         server.kill();
         drop(checkpoint.join());
         let pages = double_written(&server.storage("redo.1"));
@@ -362,14 +379,14 @@ fn repeated_crashes() {
         server.launch();
         if round % 2 == 0 {
             // While it recovers.
-            std::thread::sleep(Duration::from_millis(5 + 10 * round));
+            moment(5 + 10 * round);
             continue;
         }
         // While it rolls back; and what it shows meanwhile is right.
         server.open();
         assert_eq!(server.client().value("SELECT amount FROM stock WHERE id = 19999").unwrap(), "19999", "round {round}");
         must(&mut server.client(), &format!("INSERT INTO later VALUES ({round})"));
-        std::thread::sleep(Duration::from_millis(10 * round));
+        moment(10 * round);
     }
     server.kill();
     server.open();

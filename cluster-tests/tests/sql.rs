@@ -43,6 +43,29 @@ fn a_key_serves_points_ranges_and_orders() {
             ("select c from k where c >= 998 order by c desc", "Index Scan Backward using k_c on k (c >=)", vec!["1000", "999", "998"]),
             ("select a, b from k order by a desc, b desc limit 1", "Seq Scan Backward on k", vec!["19|9"]),
             ("select c from k order by c limit 2", "Index Scan using k_c on k", vec!["801", "802"]),
+            (
+                "select b from k where a = 3 and b in (9, 7, 9, 77, null) order by b desc",
+                "Index Scan Backward using k_pkey on k (a =, b IN)",
+                vec!["9", "7"],
+            ),
+            (
+                "select a, b from k where c = any ('{801,5,1000}'::int[]) order by c",
+                "Index Scan using k_c on k (c IN)",
+                vec!["19|9", "0|0"],
+            ),
+            ("select max(c) from k", "Index Scan Backward using k_c on k", vec!["1000"]),
+            ("select min(c) from k where c > 900", "Index Scan using k_c on k (c >)", vec!["901"]),
+            ("select max(b) from k where a = 4", "Index Scan Backward using k_pkey on k (a =)", vec!["9"]),
+            (
+                "select x.c, y.c from k x join k y on y.a = x.b and y.b = x.a where x.a = 2 and x.b = 5",
+                "Lookup or Hash Join",
+                vec!["975|948"],
+            ),
+            (
+                "select x.c, y.b from k x left join k y on y.c = x.c + 500 and y.b < 5 where x.a = 2 and x.b = 5",
+                "Lookup or Hash Left Join",
+                vec!["975|NULL"],
+            ),
         ] {
             let shown = plan(client.rows(&format!("explain {sql}")).await);
             assert!(shown.contains(access), "{sql}: {shown}");
@@ -279,6 +302,14 @@ fn statements_are_stopped() {
         let error = two.error("update t set b = 'x' where a = 1").await;
         assert_eq!((error.code, error.message.as_str()), ("57014", "canceling statement due to statement timeout"));
         two.run("reset statement_timeout").await;
+        two.run("set lock_timeout = '50ms'").await;
+        for waits in ["update t set b = 'x' where a = 1", "drop table t", "begin; lock table t"] {
+            let error = two.error(waits).await;
+            assert_eq!((error.code, error.message.as_str()), ("55P03", "canceling statement due to lock timeout"), "{waits}");
+            two.run("rollback").await;
+        }
+        two.run("reset lock_timeout").await;
+        assert_eq!(two.rows("select a from t for update skip locked").await, ["2", "3"]);
         let canceller = two.session.canceller();
         let waiting = two.query("update t set b = 'x' where a = 1");
         let cancel = async {
@@ -358,7 +389,7 @@ fn portals_give_rows_bit_by_bit() {
         client.run("create table p (a int)").await;
         client.run("insert into p select g from generate_series(1, 250) g").await;
         let statement = client.prepare("select a from p order by a").await.expect("it can be bound");
-        let mut portal = client.session.portal(&statement, Vec::new(), &[], &[]).await.expect("a portal");
+        let mut portal = client.session.portal(&statement, &[], &[], &[]).expect("a portal");
         let mut taken = Taken::default();
         for expected in [100, 200] {
             let progress = client.session.execute(&mut portal, 100, &mut taken).await.expect("rows");

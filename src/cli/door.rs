@@ -74,8 +74,13 @@ impl Door {
     pub(super) async fn open(&self, store: &Arc<Store>, seams: &Seams) -> Result<(), CommandError> {
         let Some((server, _, options)) = &self.way else { return Ok(()) };
         let admin = Arc::new(Instance { store: Arc::downgrade(store) });
-        let connections_max = options.max_connections;
-        let options = EngineOptions { connections_max, settings: options.settings(), ..EngineOptions::default() };
+        let options = EngineOptions {
+            connections_max: options.max_connections,
+            work_bytes_max: usize::try_from(options.work_bytes_max).unwrap_or(usize::MAX),
+            work_total_bytes_max: usize::try_from(options.work_total_bytes_max).unwrap_or(usize::MAX),
+            settings: options.settings(),
+            ..EngineOptions::default()
+        };
         let engine = Engine::open(store.rows().clone(), seams.clone(), admin, options).await?;
         server.open(engine);
         Ok(())

@@ -138,6 +138,8 @@ pub struct Session {
     deallocated: Vec<String>,
     /// Bodies of rows are put together here.
     buffer: Vec<u8>,
+    /// How long waits for locks may take, as the interrupt was told last.
+    lock_timeout: Option<Duration>,
 }
 
 /// What a session tells its client of its transaction: for ReadyForQuery.
@@ -352,6 +354,7 @@ impl Engine {
             prepared: BTreeMap::new(),
             deallocated: Vec::new(),
             buffer: Vec::new(),
+            lock_timeout: None,
         })
     }
 

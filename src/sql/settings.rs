@@ -80,7 +80,7 @@ const ALL: &[Known] = &[
     reported("integer_datetimes", Kind::Fixed, "on", "Dates are integers."),
     reported("IntervalStyle", Kind::Word(&["postgres"]), "postgres", "How intervals look."),
     known("jit", Kind::Switch, "off", "Has no effect: nothing is compiled."),
-    known("lock_timeout", Kind::Word(&["0"]), "0", "Waits for locks end with statement_timeout only."),
+    known("lock_timeout", Kind::Time, "0", "How long a statement may wait for a lock."),
     known("max_connections", Kind::Fixed, "500", "Most clients at once."),
     known("max_identifier_length", Kind::Fixed, "63", "Most bytes of a name."),
     known("regroup.on_error_rollback", Kind::Switch, "off", "After an error a transaction goes on with what it had before the statement."),
@@ -267,9 +267,10 @@ impl Settings {
         }
     }
 
-    /// A setting that is on or off.
-    pub fn switch(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| value == "on")
+    /// A setting that is on or off, off unless set; by its name as listed. Every transaction asks for some.
+    pub fn switch(&self, name: &'static str) -> bool {
+        debug_assert!(ALL.iter().any(|known| known.name == name && known.default == "off"));
+        self.values.get(name).is_some_and(|value| value == "on")
     }
 
     /// A time; nothing when it is zero.

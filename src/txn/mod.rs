@@ -16,7 +16,7 @@ pub mod undo;
 pub mod waits;
 
 pub use ids::{TxnId, UndoPtr};
-pub use interrupt::Interrupt;
+pub use interrupt::{Alarm, Interrupt};
 
 /// What a transaction's statements see of others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

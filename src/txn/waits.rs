@@ -285,10 +285,11 @@ impl Waits {
     /// # Errors
     /// [`WaitError`].
     pub async fn table(&self, me: &Live, table: u32, mode: TableLock, wait: bool, interrupt: &Interrupt) -> Result<(), WaitError> {
-        let notify = Arc::new(Notify::new());
+        let notify;
         {
             let mut state = self.state.lock();
             let queue = state.tables.entry(table).or_default();
+            // Nearly always.
             if queue.is_free(me.start, mode) {
                 queue.granted.push((me.start, mode));
                 state.held.entry(me.start).or_default().push(table);
@@ -298,6 +299,7 @@ impl Waits {
                 return Err(WaitError::NotAvailable);
             }
             queue.queue.push_back((me.start, mode));
+            notify = Arc::new(Notify::new());
             state
                 .waiting
                 .insert(me.start, Waiting { what: What::Table { table, mode }, notify: notify.clone(), doomed: None, again: false });

@@ -44,6 +44,10 @@ pub fn condition(sql: &mut Sql, random: &mut Random, scope: &Scope, depth: u32) 
             }
             sql.put(")");
         }
+        3 if kind.is_integer() || matches!(kind, Kind::Text | Kind::Date | Kind::Uuid) => {
+            let values: Vec<String> = (0..random.below(4)).map(|_| kind.value(random).literal(kind)).collect();
+            sql.put(&format!("{name} = ANY (ARRAY[{}]::{}[])", values.join(", "), kind.sql()));
+        }
         3 if kind.is_text() => like(sql, random, &name),
         4 if kind == Kind::Bool => drop(sql.put(&name)),
         5 if kind.is_integer() => {

@@ -186,7 +186,7 @@ impl Pair<'_> {
         let mut steps = Vec::new();
         for _ in 0..count {
             let step = generator.next_step();
-            let expected = reference.perform(&step).unwrap_or_else(|error| panic!("PostgreSQL fails at {step}: {error}"));
+            let expected = reference.perform(&step).unwrap_or_else(|error| panic!("seed {seed}: PostgreSQL fails at {step}: {error}"));
             generator.learn(&step, &expected);
             tally.take(&expected);
             steps.push(step.clone());

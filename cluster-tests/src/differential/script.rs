@@ -31,6 +31,8 @@ pub enum Access {
     Nothing,
     /// Rows are read.
     Read,
+    /// Rows are locked, but nobody is waited for who has only rows: NOWAIT, SKIP LOCKED.
+    Try,
     /// Rows are written or locked.
     Write,
     /// Tables are made, changed or locked whole.
@@ -102,7 +104,7 @@ impl Interleaving {
         match self.open[1 - session] {
             None => true,
             Some(Access::Nothing | Access::Read) => access != Access::Exclusive,
-            Some(Access::Write) => access <= Access::Read,
+            Some(Access::Try | Access::Write) => access <= Access::Try,
             Some(Access::Exclusive) => access == Access::Nothing,
         }
     }
@@ -115,6 +117,11 @@ impl Interleaving {
             Effect::End => *open = None,
             _ => *open = open.map(|held| held.max(step.access)),
         }
+    }
+
+    /// The step that should have ended the session's transaction failed before its end: what it did and had done may be held on.
+    pub fn goes_on(&mut self, session: usize) {
+        self.open[session].get_or_insert(Access::Exclusive);
     }
 
     /// Whether that session has a transaction open.

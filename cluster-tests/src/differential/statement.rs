@@ -295,11 +295,13 @@ fn order_by(sql: &mut Sql, random: &mut Random, table: &Table) -> bool {
     true
 }
 
-/// SELECT FOR UPDATE.
-pub fn select_for_update(sql: &mut Sql, random: &mut Random, table: &Table) {
+/// SELECT FOR UPDATE; whether it may wait for somebody.
+pub fn select_for_update(sql: &mut Sql, random: &mut Random, table: &Table) -> bool {
     sql.put(&format!("SELECT * FROM {}", table.name));
     filter(sql, random, table, 0.9);
-    sql.put(" FOR UPDATE");
+    let busy = *random.pick(&["", " NOWAIT", " SKIP LOCKED"]);
+    sql.put(" FOR UPDATE").put(busy);
+    busy.is_empty()
 }
 
 fn aggregate(sql: &mut Sql, random: &mut Random, scope: &Scope) {
@@ -319,7 +321,9 @@ fn aggregate(sql: &mut Sql, random: &mut Random, scope: &Scope) {
 pub fn aggregates(sql: &mut Sql, random: &mut Random, table: &Table) {
     sql.put("SELECT ");
     let all = scope(table, "");
-    sql.list(", ", 0..random.within(1..4), |sql, _| aggregate(sql, random, &all));
+    // One alone may be found by an index.
+    let count = if random.chance(0.4) { 1 } else { random.within(2..4) };
+    sql.list(", ", 0..count, |sql, _| aggregate(sql, random, &all));
     sql.put(&format!(" FROM {}", table.name));
     filter(sql, random, table, 0.5);
 }

@@ -152,6 +152,20 @@ pub const POSTGRES: &[Explained] = &[
         default: "268435456",
         range: "65536 to 1073741822",
     },
+    Explained {
+        name: "work_bytes_max",
+        meaning: &[
+            "Memory that one sort, hash table or list of rows of a statement may take, in bytes; beyond it the statement gets 53200.",
+        ],
+        default: "67108864",
+        range: "65536 to 2^40",
+    },
+    Explained {
+        name: "work_total_bytes_max",
+        meaning: &["Memory that those of all statements of an instance may take together, in bytes."],
+        default: "268435456",
+        range: "1048576 to 2^44",
+    },
 ];
 
 /// Every option of `[fence]`. A test holds this against `fence::options::FenceOptions`.

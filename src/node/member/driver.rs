@@ -395,7 +395,7 @@ impl Driver {
             }
             *last = Some(text);
         }
-        let outcome = outcome_of(outcome, Method::Guard);
+        let outcome = outcome_of(outcome);
         self.step(Input::Fenced { id: victim.id, incarnation: victim.incarnation, outcome });
     }
 

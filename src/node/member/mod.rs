@@ -26,7 +26,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::base::{BoxFuture, ClusterId, Epoch, Gate, Incarnation, Seams, ThreadId};
 use crate::disk::{Disk, DiskError};
-use crate::fence::Fencer;
+use crate::fence::{By, Fencer, Outcome};
 use crate::fence::desk::Desk;
 use crate::fence::guard::Demands;
 use crate::membership::heartbeat::Host;
@@ -272,10 +272,12 @@ impl Member {
 }
 
 /// What the core is told of a fence attempt.
-fn outcome_of(outcome: &crate::fence::Outcome, method: Method) -> FenceOutcome {
+fn outcome_of(outcome: &Outcome) -> FenceOutcome {
     match outcome {
-        crate::fence::Outcome::Confirmed { .. } => FenceOutcome::Confirmed(method),
-        crate::fence::Outcome::Failed { .. } => FenceOutcome::Failed,
-        crate::fence::Outcome::Unknown { .. } => FenceOutcome::Unknown,
+        Outcome::Confirmed { by: By::Guard, .. } => FenceOutcome::Confirmed(Method::Guard),
+        Outcome::Confirmed { by: By::Locks, .. } => FenceOutcome::Confirmed(Method::Locks),
+        Outcome::Confirmed { by: By::Lease, .. } => FenceOutcome::Confirmed(Method::Lease),
+        Outcome::Failed { .. } => FenceOutcome::Failed,
+        Outcome::Unknown { .. } => FenceOutcome::Unknown,
     }
 }

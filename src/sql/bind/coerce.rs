@@ -24,6 +24,16 @@ pub(super) fn shown(expr: Expr, ty: SqlType) -> Expr {
     Expr::Builtin(Builtin(&OID_NAME), vec![expr, Expr::Const(Datum::Int4(which))])
 }
 
+impl Typed {
+    /// What values are told apart by where they are hashed: `bpchar` is the same with more blanks at its end.
+    pub(super) fn told_apart(self) -> Expr {
+        match find_cast(self.ty, SqlType::TEXT, CastContext::Implicit) {
+            Some(cast) if self.ty == SqlType::BPCHAR => Expr::Cast(cast, Box::new(self.expr)),
+            _ => self.expr,
+        }
+    }
+}
+
 impl Binder<'_> {
     /// The expression as `to`, if that is possible in `context`.
     pub(super) fn coerce(&mut self, from: Typed, to: SqlType, context: CastContext) -> Result<Expr, SqlError> {
@@ -117,8 +127,6 @@ impl Binder<'_> {
     pub(super) fn unified(&mut self, all: Vec<Typed>, what: &str) -> Result<(Vec<Expr>, SqlType), SqlError> {
         let types: Vec<SqlType> = all.iter().map(|typed| typed.ty).collect();
         let common = common_type(&types, what)?;
-        // A literal has no length: beside one, others lose theirs.
-        let common = if types.contains(&SqlType::Unknown) { common.base() } else { common };
         let exprs = all.into_iter().map(|typed| self.coerce(typed, common, CastContext::Implicit)).collect::<Result<_, _>>()?;
         Ok((exprs, common))
     }

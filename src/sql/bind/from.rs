@@ -8,7 +8,7 @@ use super::names::{Relation, Scope, ScopeColumn, ident, parts, qualified};
 use super::{Binder, Typed};
 use crate::sql::error::SqlError;
 use crate::sql::plan::access::{all, conjuncts, scan};
-use crate::sql::plan::{Expr, Join, JoinKind, Plan};
+use crate::sql::plan::{Access, Expr, Join, JoinKind, Plan};
 use crate::sql::types::SqlType;
 use crate::sql::views;
 use crate::table::catalog::Table;
@@ -396,6 +396,7 @@ impl Binder<'_> {
             Plan::Join(join) => {
                 Self::trim(&mut join.left, scope);
                 Self::trim(&mut join.right, scope);
+                join.lookup.iter_mut().for_each(|lookup| Self::trim(lookup, scope));
             }
             _ => {}
         }
@@ -404,7 +405,7 @@ impl Binder<'_> {
 
 fn join((left, right): (Plan, Plan), (base, middle, end): (usize, usize, usize), kind: JoinKind, on: Vec<Expr>, lateral: bool) -> Plan {
     use crate::sql::plan::expr::Compare;
-    let (mut keys, mut rest) = (Vec::new(), Vec::new());
+    let (mut keys, mut rest, mut pairs) = (Vec::new(), Vec::new(), Vec::new());
     let side = |expr: &Expr, from: usize, to: usize| {
         needs(expr).is_some_and(|columns| !columns.is_empty() && columns.iter().all(|column| (from..to).contains(column)))
     };
@@ -423,7 +424,9 @@ fn join((left, right): (Plan, Plan), (base, middle, end): (usize, usize, usize),
                     let (mut left, mut right) = ((**left).clone(), (**right).clone());
                     shift(&mut left, base);
                     shift(&mut right, middle);
-                    keys.push((left, right));
+                    pairs.push((*ty, left.clone(), right.clone()));
+                    let apart = |expr| Typed { expr, ty: *ty }.told_apart();
+                    keys.push((apart(left), apart(right)));
                     continue;
                 }
             }
@@ -432,7 +435,44 @@ fn join((left, right): (Plan, Plan), (base, middle, end): (usize, usize, usize),
         rest.push(condition);
     }
     let (left_width, right_width) = (middle - base, end - middle);
-    Plan::Join(Box::new(Join { left, right, left_width, right_width, kind, keys, condition: all(rest), lateral }))
+    let lookup = if kind == JoinKind::Full { None } else { lookup(&right, &pairs) };
+    Plan::Join(Box::new(Join { left, right, left_width, right_width, kind, keys, condition: all(rest), lateral, lookup }))
+}
+
+/// The right side of a join found by key or index for one row of the left, which is its next outer row; nothing if it can't be. `pairs` are equal:
+/// a type, an expression over the left's row, one over the right's.
+fn lookup(right: &Plan, pairs: &[(SqlType, Expr, Expr)]) -> Option<Plan> {
+    use crate::sql::plan::expr::Compare;
+    let Plan::Scan(whole) = right else { return None };
+    // What is outer here is one further out then.
+    let outward = |expr: &Expr| {
+        let mut expr = expr.clone();
+        needs(&expr)?;
+        expr.rewrite(&mut |expr| {
+            if let Expr::Outer { up, .. } = expr {
+                *up += 1;
+            }
+        });
+        Some(expr)
+    };
+    let mut conditions = Vec::new();
+    if let Some(condition) = &whole.condition {
+        conjuncts(outward(condition)?, &mut conditions);
+    }
+    for (ty, left, right) in pairs {
+        let mut value = outward(left)?;
+        value.rewrite(&mut |expr| {
+            if let Expr::Column(column) = *expr {
+                *expr = Expr::Outer { up: 0, column };
+            }
+        });
+        conditions.push(Expr::Compare(Compare::Eq, *ty, Box::new(outward(right)?), Box::new(value)));
+    }
+    let found = scan(&whole.table, &whole.alias, conditions);
+    let Access::Range(range) = &found.access else { return None };
+    let mut by_left = false;
+    range.equal.iter().for_each(|expr| expr.walk(&mut |expr| by_left |= matches!(expr, Expr::Outer { up: 0, .. })));
+    by_left.then(|| Plan::Scan(Box::new(found)))
 }
 
 /// The columns of a table, as a scope has them.

@@ -5,10 +5,11 @@ use sqlparser::ast;
 use super::calls::AGGREGATES;
 use super::names::{Scope, ident};
 use super::order::ordinal;
-use super::select::{Item, OrderKey, Value};
+use super::select::{Item, OrderKey, Value, named};
 use super::{Binder, Typed};
 use crate::sql::error::SqlError;
-use crate::sql::plan::{Aggregate, AggregateCall, Expr, Plan};
+use crate::sql::plan::{Aggregate, AggregateCall, Expr, Plan, access};
+use crate::sql::types::SqlType;
 
 impl Binder<'_> {
     /// The expressions of GROUP BY; nothing without it.
@@ -17,7 +18,7 @@ impl Binder<'_> {
         group: &ast::GroupByExpr,
         items: &[Item],
         scope: &Scope<'_>,
-    ) -> Result<Option<Vec<Expr>>, SqlError> {
+    ) -> Result<Option<Vec<Typed>>, SqlError> {
         let exprs = match group {
             ast::GroupByExpr::Expressions(exprs, modifiers) if modifiers.is_empty() => exprs,
             _ => return Err(SqlError::unsupported("GROUP BY ALL or with modifiers", "Name the expressions to group by.")),
@@ -31,24 +32,21 @@ impl Binder<'_> {
             if matches!(expr, ast::Expr::GroupingSets(_) | ast::Expr::Cube(_) | ast::Expr::Rollup(_)) {
                 return Err(SqlError::unsupported("GROUPING SETS, CUBE and ROLLUP", "Join several queries by UNION ALL."));
             }
-            let named = |name: &ast::Ident| {
+            let from_items = |name: &ast::Ident| {
                 let name = ident(name);
                 // A column of FROM goes before one of the select list.
                 let own = scope.relations.iter().any(|relation| relation.columns.iter().any(|column| column.name == name));
-                items.iter().position(|item| !own && item.output.name == name)
+                if own { Ok(None) } else { named(items, &name, "GROUP BY") }
             };
             let item = match (ordinal(expr), expr) {
                 (Some(number), _) => Some(self.position(number, items.len(), "GROUP BY")?),
-                (None, ast::Expr::Identifier(name)) => named(name),
+                (None, ast::Expr::Identifier(name)) => from_items(name)?,
                 _ => None,
             };
-            keys.push(match item.map(|at| &items[at].value) {
-                Some(Value::One(expr)) => expr.clone(),
-                Some(Value::Set(..)) => return Err(SqlError::new("0A000", "set-returning functions are not allowed in GROUP BY")),
-                None => {
-                    let Typed { expr, .. } = self.expr(expr, scope)?;
-                    expr
-                }
+            keys.push(match item.map(|at| &items[at]) {
+                Some(Item { value: Value::One(expr), output }) => Typed { expr: expr.clone(), ty: output.ty },
+                Some(_) => return Err(SqlError::new("0A000", "set-returning functions are not allowed in GROUP BY")),
+                None => self.expr(expr, scope)?,
             });
         }
         self.place = place;
@@ -60,13 +58,21 @@ impl Binder<'_> {
         &mut self,
         input: Plan,
         calls: Vec<AggregateCall>,
-        keys: Option<Vec<Expr>>,
+        keys: Option<Vec<Typed>>,
         having: Option<Expr>,
         (items, order): (&mut [Item], &mut [OrderKey]),
         scope: &Scope<'_>,
     ) -> Result<Plan, SqlError> {
         let whole = keys.is_none();
-        let mut groups = Groups { keys: keys.unwrap_or_default(), shown: Vec::new() };
+        let input = match (whole, calls.as_slice()) {
+            (true, [call]) => access::extreme(input, call),
+            _ => input,
+        };
+        let keys = keys.unwrap_or_default();
+        // A table's other columns, which follow, are no `bpchar`, and told apart by its key.
+        let apart = |(at, key): (usize, &Typed)| Typed { expr: Expr::Column(at), ty: key.ty }.told_apart();
+        let on = keys.iter().any(|key| key.ty == SqlType::BPCHAR).then(|| keys.iter().enumerate().map(apart).collect());
+        let mut groups = Groups { keys: keys.into_iter().map(|key| key.expr).collect(), shown: Vec::new() };
         groups.shown = groups.keys.iter().map(|key| format!("{key:?}")).collect();
         self.add_dependent(&mut groups, scope);
         let mut having = having;
@@ -104,7 +110,7 @@ impl Binder<'_> {
         }
         order.iter_mut().for_each(|key| settle(&mut key.sort.expr));
         having.iter_mut().for_each(&mut settle);
-        let plan = Plan::Aggregate(Box::new(Aggregate { input, keys: groups.keys, calls, whole }));
+        let plan = Plan::Aggregate(Box::new(Aggregate { input, keys: groups.keys, on, calls, whole }));
         Ok(match having {
             Some(condition) => Plan::Filter(Box::new(plan), condition),
             None => plan,

@@ -8,7 +8,7 @@ use crate::sql::arrays;
 use crate::sql::error::SqlError;
 use crate::sql::plan::Expr;
 use crate::sql::plan::expr::{Compare, Comparison};
-use crate::sql::types::{CastContext, FunctionRef, SqlType, resolve_operator};
+use crate::sql::types::{CastContext, FunctionRef, SqlType, common_type, resolve_operator};
 
 fn is_integer(ty: SqlType) -> bool {
     matches!(ty, SqlType::INT2 | SqlType::INT4 | SqlType::INT8)
@@ -135,7 +135,8 @@ impl Binder<'_> {
                 let expr = self.coerce(left, SqlType::Oid, CastContext::Implicit)?;
                 return Ok((Comparison::Plain(compare, SqlType::INT8), expr));
             }
-            if left.ty.is_text() && element.is_text() && left.ty != SqlType::Unknown {
+            let blanks = [left.ty, element].map(|ty| ty.base() == SqlType::BPCHAR);
+            if left.ty.is_text() && element.is_text() && left.ty != SqlType::Unknown && blanks != [true, true] {
                 return Ok((Comparison::Plain(compare, SqlType::TEXT), left.expr));
             }
             if left.ty == SqlType::Unknown || left.ty.base() == element.base() {
@@ -223,13 +224,34 @@ impl Binder<'_> {
             }
         } else {
             let left = self.expr(left, scope)?;
-            for right in list {
-                let right = self.expr(right, scope)?;
+            let list = list.iter().map(|right| self.expr(right, scope)).collect::<Result<Vec<_>, _>>()?;
+            for right in self.of_one_type(&left, list)? {
                 any.push(self.comparison(Compare::Eq, left.clone(), right)?);
             }
         }
         let any = if any.len() == 1 { any.remove(0) } else { Expr::Or(any) };
         Ok(boolean(if negated { Expr::Not(Box::new(any)) } else { any }))
+    }
+
+    /// Elements of an IN list as PostgreSQL takes them (transformAExprIn): several that have no columns become an array, and so get the
+    /// type that they and the left side have in common. If there is none, each is compared by itself.
+    fn of_one_type(&mut self, left: &Typed, list: Vec<Typed>) -> Result<Vec<Typed>, SqlError> {
+        let alone = |typed: &Typed| {
+            let mut columns = false;
+            typed.expr.walk(&mut |expr| columns |= matches!(expr, Expr::Column(_)));
+            !columns
+        };
+        let mut types: Vec<SqlType> = list.iter().filter(|typed| alone(typed)).map(|typed| typed.ty).collect();
+        if types.len() < 2 {
+            return Ok(list);
+        }
+        types.insert(0, left.ty);
+        let Ok(common) = common_type(&types, "IN").map(SqlType::base) else { return Ok(list) };
+        let one = |typed: Typed| match alone(&typed) {
+            true => Ok(Typed { expr: self.coerce(typed, common, CastContext::Implicit)?, ty: common }),
+            false => Ok(typed),
+        };
+        list.into_iter().map(one).collect()
     }
 
     /// `left op ANY (right)`, `ALL`.

@@ -76,10 +76,11 @@ impl Binder<'_> {
 pub(super) fn row_lock(query: &ast::Query) -> Result<Option<RowLock>, SqlError> {
     let mut found = None;
     for lock in &query.locks {
-        if lock.nonblock == Some(ast::NonBlock::SkipLocked) {
-            return Err(SqlError::unsupported("SKIP LOCKED", "Use NOWAIT, and try other rows when it fails with 55P03."));
-        }
-        found = Some(RowLock { nowait: lock.nonblock == Some(ast::NonBlock::Nowait) });
+        found = Some(match lock.nonblock {
+            None => RowLock::Wait,
+            Some(ast::NonBlock::Nowait) => RowLock::NoWait,
+            Some(ast::NonBlock::SkipLocked) => RowLock::Skip,
+        });
     }
     Ok(found)
 }

@@ -27,6 +27,17 @@ pub(super) enum Value {
     Set(SetFunction, Vec<Expr>),
 }
 
+impl Item {
+    /// Whether it is the same expression.
+    fn is_same(&self, other: &Item) -> bool {
+        let alike = match (&self.value, &other.value) {
+            (Value::One(one), Value::One(two)) => format!("{one:?}") == format!("{two:?}"),
+            _ => false,
+        };
+        alike && self.output.ty == other.output.ty
+    }
+}
+
 fn refused(what: &str, hint: &str) -> SqlError {
     SqlError::unsupported(what, hint)
 }
@@ -78,6 +89,19 @@ pub(super) fn column_name(expr: &ast::Expr) -> String {
     }
 }
 
+/// The column of a SELECT that `what` (ORDER BY, GROUP BY) means by a name; several of that name must be the same.
+pub(super) fn named(items: &[Item], name: &str, what: &str) -> Result<Option<usize>, SqlError> {
+    let mut found: Option<usize> = None;
+    for (at, item) in items.iter().enumerate().filter(|(_, item)| item.output.name == name) {
+        match found {
+            None => found = Some(at),
+            Some(first) if items[first].is_same(item) => {}
+            Some(_) => return Err(SqlError::new("42702", format!("{what} \"{name}\" is ambiguous"))),
+        }
+    }
+    Ok(found)
+}
+
 impl Binder<'_> {
     /// A query; names that aren't its own are looked for in `around`'s parent.
     pub(super) fn query(&mut self, query: &ast::Query, around: &Scope<'_>) -> Result<Query, SqlError> {
@@ -113,8 +137,12 @@ impl Binder<'_> {
                 (Some(number), _) => self.position(number, found.columns.len(), "ORDER BY")?,
                 (None, ast::Expr::Identifier(name)) => {
                     let name = ident(name);
-                    let at = found.columns.iter().position(|column| column.name == name);
-                    at.ok_or_else(|| SqlError::new("42703", format!("column \"{name}\" does not exist")))?
+                    let mut all = found.columns.iter().enumerate().filter(|(_, column)| column.name == name);
+                    match (all.next(), all.next()) {
+                        (Some((at, _)), None) => at,
+                        (None, _) => return Err(SqlError::new("42703", format!("column \"{name}\" does not exist"))),
+                        (Some(_), Some(_)) => return Err(SqlError::new("42702", format!("ORDER BY \"{name}\" is ambiguous"))),
+                    }
                 }
                 _ => {
                     return Err(SqlError::new("0A000", "invalid UNION/INTERSECT/EXCEPT ORDER BY clause")
@@ -230,11 +258,12 @@ impl Binder<'_> {
         let plan = match (op, sides.pop(), sides.pop()) {
             (ast::SetOperator::Union, Some(right), Some(left)) => {
                 let both = Plan::Append(vec![left, right]);
-                if all { both } else { Plan::Distinct(Box::new(both), None) }
+                if all { both } else { Plan::Distinct(Box::new(both), told_apart(&columns)) }
             }
             (op, Some(right), Some(left)) => {
                 let except = op != ast::SetOperator::Intersect;
-                Plan::Combine { left: Box::new(left), right: Box::new(right), except, all }
+                let on = told_apart(&columns);
+                Plan::Combine { left: Box::new(left), right: Box::new(right), except, all, on }
             }
             _ => return Err(SqlError::new("XX000", "a set operation without sides")),
         };
@@ -287,6 +316,12 @@ impl Binder<'_> {
         };
         let calls = self.aggregates.take().unwrap_or_default();
         let group = self.group_keys(&select.group_by, &items, &scope)?;
+        let on = match &select.distinct {
+            Some(ast::Distinct::On(exprs)) => {
+                Some(exprs.iter().map(|expr| self.expr(expr, &scope).map(Typed::told_apart)).collect::<Result<Vec<_>, _>>()?)
+            }
+            _ => None,
+        };
         let limit = query.map_or(Ok(None), |query| self.limit(query, &scope))?;
         let lock = query.map_or(Ok(None), row_lock)?;
         self.aggregates = outer;
@@ -298,15 +333,17 @@ impl Binder<'_> {
                 None => Plan::Once,
             },
         };
+        // All columns have been named by now.
+        Self::trim(&mut plan, &scope);
         let grouped = !calls.is_empty() || group.is_some() || having.is_some();
         if grouped {
             plan = self.grouped(plan, calls, group, having, (&mut items, &mut order), &scope)?;
         }
-        Self::trim(&mut plan, &scope);
         if let Some(lock) = lock {
             self.locked(&mut plan, lock, grouped || select.distinct.is_some())?;
         }
-        self.arranged(plan, items, order, select.distinct.as_ref(), limit, &scope)
+        let once = matches!(select.distinct, Some(ast::Distinct::Distinct));
+        Self::arranged(plan, items, order, (once, on), limit)
     }
 
     /// FOR UPDATE: the scan locks what it finds.
@@ -394,10 +431,7 @@ impl Binder<'_> {
         for key in order {
             let item = match (ordinal(&key.expr), &key.expr) {
                 (Some(number), _) => Some(self.position(number, items.len(), "ORDER BY")?),
-                (None, ast::Expr::Identifier(name)) => {
-                    let name = ident(name);
-                    items.iter().position(|item| item.output.name == name)
-                }
+                (None, ast::Expr::Identifier(name)) => named(items, &ident(name), "ORDER BY")?,
                 _ => None,
             };
             let typed = match item {
@@ -419,28 +453,24 @@ impl Binder<'_> {
 
     /// The query's top: columns, DISTINCT, order, limit.
     fn arranged(
-        &mut self,
         plan: Plan,
         items: Vec<Item>,
         order: Vec<OrderKey>,
-        distinct: Option<&ast::Distinct>,
+        (once, on): (bool, Option<Vec<Expr>>),
         limit: Option<Limit>,
-        scope: &Scope<'_>,
     ) -> Result<Query, SqlError> {
         let sets = items.iter().any(|item| matches!(item.value, Value::Set(..)));
         let columns: Vec<Output> = items.iter().map(|item| item.output.clone()).collect();
-        let once = matches!(distinct, Some(ast::Distinct::Distinct));
         if sets || once {
             let order = order_over_items(order, &items)?;
             let mut plan = project(plan, items);
             if once {
-                plan = Plan::Distinct(Box::new(plan), None);
+                plan = Plan::Distinct(Box::new(plan), told_apart(&columns));
             }
             return Ok(Query { plan: ordered(plan, order, limit), columns });
         }
         let keys: Vec<SortKey> = order.into_iter().map(|key| key.sort).collect();
-        if let Some(ast::Distinct::On(exprs)) = distinct {
-            let exprs = exprs.iter().map(|expr| self.expr(expr, scope).map(|typed| typed.expr)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(exprs) = on {
             let sorted = if keys.is_empty() { plan } else { Plan::Sort(Box::new(plan), keys, None) };
             let plan = project(Plan::Distinct(Box::new(sorted), Some(exprs)), items);
             return Ok(Query { plan: ordered(plan, Vec::new(), limit), columns });
@@ -470,6 +500,13 @@ fn sorted(mut plan: Plan, keys: Vec<SortKey>, limit: Option<&Limit>) -> Plan {
         _ => false,
     };
     if by_scan { plan } else { Plan::Sort(Box::new(plan), keys, limit.cloned().map(Box::new)) }
+}
+
+/// What rows of these columns are told apart by, if not by the values as they are.
+fn told_apart(columns: &[Output]) -> Option<Vec<Expr>> {
+    let whole = columns.iter().all(|column| column.ty != SqlType::BPCHAR);
+    let one = |(at, column): (usize, &Output)| Typed { expr: Expr::Column(at), ty: column.ty }.told_apart();
+    (!whole).then(|| columns.iter().enumerate().map(one).collect())
 }
 
 fn ordered(plan: Plan, keys: Vec<SortKey>, limit: Option<Limit>) -> Plan {

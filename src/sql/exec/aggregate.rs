@@ -3,7 +3,7 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::memory::Memory;
-use super::sets::row_key;
+use super::sets::{key_on, row_key};
 use super::{Cx, State, next, sort, subplan};
 use crate::sql::arrays;
 use crate::sql::error::SqlError;
@@ -86,7 +86,7 @@ pub async fn gather(aggregate: &Aggregate, state: &mut State, cx: &mut Cx<'_>) -
                 subplan::answer(&aggregate.keys, &row, cx).await?;
                 let env = cx.env();
                 let keys = aggregate.keys.iter().map(|key| key.eval(&row, &env)).collect::<Result<Row, _>>()?;
-                let key = row_key(&keys);
+                let key = key_on(aggregate.on.as_deref(), &keys, &env)?;
                 match by_key.get(&key) {
                     Some(at) => *at,
                     None => {

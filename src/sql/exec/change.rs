@@ -7,7 +7,7 @@ use super::scan::{ScanState, decode};
 use super::{Cx, State, all, conflict, keep, next, subplan};
 use crate::sql::error::SqlError;
 use crate::sql::errors::duplicate;
-use crate::sql::plan::{Action, Delete, Expr, Insert, Row, Scan, Target, Update};
+use crate::sql::plan::{Action, Expr, Insert, Row, Scan, Target};
 use crate::sql::types::Datum;
 use crate::table::catalog::Table;
 use crate::table::rows;
@@ -55,8 +55,8 @@ impl<'p> Tally<'p> {
 pub async fn run(action: &Action, cx: &mut Cx<'_>) -> Result<Done, SqlError> {
     match action {
         Action::Insert(insert) => run_insert(insert, cx).await,
-        Action::Update(update) => run_update(update, cx).await,
-        Action::Delete(delete) => run_delete(delete, cx).await,
+        Action::Update(update) => run_change(&update.target, Some(&update.set), update.returning.as_ref(), cx).await,
+        Action::Delete(delete) => run_change(&delete.target, None, delete.returning.as_ref(), cx).await,
         Action::Query(_) => Err(SqlError::new("XX000", "a query changes nothing")),
     }
 }
@@ -215,49 +215,60 @@ pub(super) async fn changed(table: &Table, set: &[(u16, Expr)], row: &[Datum], c
     Ok(new)
 }
 
-async fn run_update(update: &Update, cx: &mut Cx<'_>) -> Result<Done, SqlError> {
-    let table = &update.target.scan.table;
-    let mut tally = Tally::new(update.returning.as_ref(), cx);
-    let mut finder = Finder::new(&update.target);
-    loop {
-        let batch = finder.next(cx).await?;
-        if batch.is_empty() {
-            return Ok(tally.done);
+/// What became of one row.
+enum Outcome {
+    /// It is done: the row that RETURNING sees.
+    Done(Row),
+    /// Somebody has changed it since it was seen.
+    Moved(Option<rows::Row>),
+}
+
+async fn update_one(table: &Table, set: &[(u16, Expr)], found: &Found, cx: &mut Cx<'_>) -> Result<Outcome, SqlError> {
+    let Found { stored, row } = found;
+    let mut new = changed(table, set, row, cx).await?;
+    match cx.tables.update(cx.txn, table, stored, &new).await.map_err(|error| failing_row(error, &new, cx))? {
+        Updated::Done { .. } => {
+            // With what FROM has added.
+            new.extend_from_slice(row.get(table.columns.len()..).unwrap_or_default());
+            Ok(Outcome::Done(new))
         }
-        for found in batch {
-            let mut found = Some(found);
-            while let Some(Found { stored, row }) = found.take() {
-                let new = changed(table, &update.set, &row, cx).await?;
-                match cx.tables.update(cx.txn, table, &stored, &new).await.map_err(|error| failing_row(error, &new, cx))? {
-                    Updated::Done { .. } => {
-                        let others = row.get(table.columns.len()..).unwrap_or_default();
-                        let shown: Row = new.into_iter().chain(others.iter().cloned()).collect();
-                        tally.count(&shown, cx).await?;
-                    }
-                    Updated::Moved(newest) => found = finder.again(newest, cx).await?,
-                    Updated::Duplicate(found) => return Err(duplicate(&found, table, cx.world)),
-                }
-            }
-        }
-        cx.check()?;
+        Updated::Moved(newest) => Ok(Outcome::Moved(newest)),
+        Updated::Duplicate(other) => Err(duplicate(&other, table, cx.world)),
     }
 }
 
-async fn run_delete(delete: &Delete, cx: &mut Cx<'_>) -> Result<Done, SqlError> {
-    let table = &delete.target.scan.table;
-    let mut tally = Tally::new(delete.returning.as_ref(), cx);
-    let mut finder = Finder::new(&delete.target);
+async fn delete_one(table: &Table, found: Found, cx: &mut Cx<'_>) -> Result<Outcome, SqlError> {
+    Ok(match cx.tables.delete(cx.txn, table, &found.stored).await? {
+        Removed::Done => Outcome::Done(found.row),
+        Removed::Moved(newest) => Outcome::Moved(newest),
+    })
+}
+
+/// UPDATE with what SET says, DELETE without.
+async fn run_change(
+    target: &Target,
+    set: Option<&[(u16, Expr)]>,
+    returning: Option<&Vec<Expr>>,
+    cx: &mut Cx<'_>,
+) -> Result<Done, SqlError> {
+    let table = &target.scan.table;
+    let mut tally = Tally::new(returning, cx);
+    let mut finder = Finder::new(target);
     loop {
         let batch = finder.next(cx).await?;
         if batch.is_empty() {
             return Ok(tally.done);
         }
         for found in batch {
-            let mut found = Some(found);
-            while let Some(Found { stored, row }) = found.take() {
-                match cx.tables.delete(cx.txn, table, &stored).await? {
-                    Removed::Done => tally.count(&row, cx).await?,
-                    Removed::Moved(newest) => found = finder.again(newest, cx).await?,
+            let mut next = Some(found);
+            while let Some(found) = next.take() {
+                let outcome = match set {
+                    Some(set) => update_one(table, set, &found, cx).await?,
+                    None => delete_one(table, found, cx).await?,
+                };
+                match outcome {
+                    Outcome::Done(row) => tally.count(&row, cx).await?,
+                    Outcome::Moved(newest) => next = finder.again(newest, cx).await?,
                 }
             }
         }

@@ -50,7 +50,15 @@ pub(super) async fn resolve(
     let table = &insert.table;
     loop {
         if !is_meant(conflict, table, &found) {
-            return Err(duplicate(&found, table, cx.world));
+            // It is in the way of several: the one that is named counts.
+            let named = match conflict.target {
+                Some(index) => cx.tables.conflicting(cx.txn, table, index, &row).await?,
+                None => None,
+            };
+            found = match named {
+                Some(named) => named,
+                None => return Err(duplicate(&found, table, cx.world)),
+            };
         }
         let Some(set) = &conflict.update else { return Ok(()) };
         if touched.contains(&found.key) {

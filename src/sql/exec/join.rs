@@ -1,4 +1,4 @@
-//! Joins: the right side in memory, found by hash or tried row by row; or read again for each row of the left.
+//! Joins: the right side in memory, found by hash or tried row by row; or read again for each row of the left, which depends on it or are few.
 
 use rustc_hash::FxHashMap;
 
@@ -6,7 +6,7 @@ use super::memory::Memory;
 use super::sets::hash_key;
 use super::{Cx, State, all, next, subplan};
 use crate::sql::error::SqlError;
-use crate::sql::plan::{Expr, Join, JoinKind, Row};
+use crate::sql::plan::{Expr, Join, JoinKind, Plan, Row};
 use crate::sql::types::Datum;
 
 /// How far a join is.
@@ -18,7 +18,14 @@ pub struct JoinState {
     rows: std::vec::IntoIter<Row>,
     /// The left has ended: rows of the right without a pair come out.
     ended: bool,
+    /// The left has no more rows than those that wait.
+    last: bool,
+    /// The right is looked for row by row.
+    looks_up: bool,
 }
+
+/// For so many rows of the left the right is looked for by key or index; for more it is read whole.
+const LOOKUPS_MAX: usize = 200;
 
 struct Built {
     rows: Vec<Row>,
@@ -32,18 +39,18 @@ impl JoinState {
     /// At the beginning.
     pub fn new(join: &Join) -> JoinState {
         let (left, right) = (State::new(&join.left), State::new(&join.right));
-        JoinState { left, right, built: None, rows: Vec::new().into_iter(), ended: false }
+        JoinState { left, right, built: None, rows: Vec::new().into_iter(), ended: false, last: false, looks_up: false }
     }
 
     /// The next pairs.
     pub async fn next(&mut self, join: &Join, cx: &mut Cx<'_>) -> Result<Vec<Row>, SqlError> {
-        if self.built.is_none() && !join.lateral {
+        if self.built.is_none() && !join.lateral && !self.looks_up && !self.has_few(join, cx).await? {
             self.built = Some(build(join, &mut self.right, cx).await?);
         }
         let mut out = Vec::new();
         while out.len() < super::BATCH {
             let Some(left) = self.rows.next() else {
-                let more = if self.ended { Vec::new() } else { next(&join.left, &mut self.left, cx).await? };
+                let more = if self.ended || self.last { Vec::new() } else { next(&join.left, &mut self.left, cx).await? };
                 if !more.is_empty() {
                     self.rows = more.into_iter();
                     continue;
@@ -57,13 +64,29 @@ impl JoinState {
             let before = out.len();
             match &mut self.built {
                 Some(built) => pairs(join, &left, built, &mut out, cx).await?,
-                None => lateral(join, &left, &mut out, cx).await?,
+                None => lateral(join, join.lookup.as_ref().unwrap_or(&join.right), &left, &mut out, cx).await?,
             }
             if out.len() == before && join.kind != JoinKind::Inner {
                 out.push(joined(&left, &vec![Datum::Null; join.right_width]));
             }
         }
         Ok(out)
+    }
+
+    /// Decides how the right is found, by how many rows the left has: true if they are so few that each is looked for.
+    async fn has_few(&mut self, join: &Join, cx: &mut Cx<'_>) -> Result<bool, SqlError> {
+        if join.lookup.is_none() {
+            return Ok(false);
+        }
+        let mut rows = Vec::new();
+        while rows.len() <= LOOKUPS_MAX && !self.last {
+            let more = next(&join.left, &mut self.left, cx).await?;
+            self.last = more.is_empty();
+            rows.extend(more);
+        }
+        self.looks_up = rows.len() <= LOOKUPS_MAX;
+        self.rows = rows.into_iter();
+        Ok(self.looks_up)
     }
 
     fn unpaired(&mut self, join: &Join, out: &mut Vec<Row>) {
@@ -141,10 +164,11 @@ async fn satisfies(join: &Join, row: &[Datum], cx: &mut Cx<'_>) -> Result<bool, 
     condition.holds(row, &cx.env())
 }
 
-async fn lateral(join: &Join, left: &[Datum], out: &mut Vec<Row>, cx: &mut Cx<'_>) -> Result<(), SqlError> {
+/// Pairs with what `right` gives with this row of the left as its outer one.
+async fn lateral(join: &Join, right: &Plan, left: &[Datum], out: &mut Vec<Row>, cx: &mut Cx<'_>) -> Result<(), SqlError> {
     cx.run.outer.push(left.to_vec());
     let memory = cx.run.memory.len();
-    let found = all(&join.right, &mut State::new(&join.right), cx).await;
+    let found = all(right, &mut State::new(right), cx).await;
     cx.run.memory.truncate(memory);
     cx.run.outer.pop();
     for right in found? {

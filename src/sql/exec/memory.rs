@@ -59,7 +59,15 @@ impl Memory {
     /// # Errors
     /// 53200: there is no more.
     pub fn take(&mut self, row: &[Datum]) -> Result<(), SqlError> {
-        let used = self.used + size_of::<Vec<Datum>>() + row.iter().map(bytes).sum::<usize>();
+        self.take_bytes(row.iter().map(bytes).sum())
+    }
+
+    /// As [`Memory::take`], of a row that takes so many bytes.
+    ///
+    /// # Errors
+    /// As [`Memory::take`].
+    pub fn take_bytes(&mut self, bytes: usize) -> Result<(), SqlError> {
+        let used = self.used + size_of::<Vec<Datum>>() + bytes;
         if used > self.most {
             return Err(SqlError::new("53200", "out of memory")
                 .detail(format!("A sort, hash table or list of rows of the statement needs more than {} bytes.", self.most))

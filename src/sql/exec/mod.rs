@@ -195,9 +195,9 @@ pub fn next<'e>(plan: &'e Plan, state: &'e mut State, cx: &'e mut Cx<'_>) -> Bat
             }
             Ok(Vec::new())
         }),
-        (Plan::Combine { left, right, except, all }, State::Combine(states, rows)) => Box::pin(async move {
+        (Plan::Combine { left, right, except, all, on }, State::Combine(states, rows)) => Box::pin(async move {
             if rows.is_none() {
-                *rows = Some(sets::combine(left, right, states, *except, *all, cx).await?.into_iter());
+                *rows = Some(sets::combine(left, right, states, (*except, *all), on.as_deref(), cx).await?.into_iter());
             }
             Ok(rows.iter_mut().flatten().take(BATCH).collect())
         }),

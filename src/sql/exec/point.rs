@@ -1,22 +1,28 @@
 //! The shortest way: one row by its key, columns straight into a DataRow.
 
+use std::sync::Arc;
+
 use super::{Cx, output, scan};
 use crate::sql::error::SqlError;
-use crate::sql::plan::{Access, Action, Expr, Plan, Program, Scan};
+use crate::sql::plan::{Access, Action, Expr, Plan, Program};
 use crate::sql::session::Format;
-use crate::sql::types::{Datum, Formats, SqlType};
-use crate::table::datum::key::encode_key;
+use crate::sql::types::{Datum, Formats, SqlType, Type};
+use crate::table::catalog::Table;
+use crate::table::datum::key::encode_part;
 use crate::table::datum::row::decode_column;
 use crate::table::tables::TablesError;
 
-/// A query of this kind: columns of the row with a given key.
-pub struct Point<'p> {
-    scan: &'p Scan,
+/// A query of this kind: columns of the row with a given key. Kept with the plan, so that an execution has nothing to find out.
+#[derive(Debug)]
+pub struct Point {
+    table: Arc<Table>,
+    /// The key's values and types.
+    key: Vec<(Expr, Type)>,
     columns: Vec<usize>,
 }
 
 /// The program as a point query, if it is one.
-pub fn of(program: &Program) -> Option<Point<'_>> {
+pub fn of(program: &Program) -> Option<Point> {
     let Action::Query(Plan::Project(input, exprs)) = &program.action else { return None };
     let Plan::Scan(scan) = &**input else { return None };
     let Access::Range(range) = &scan.access else { return None };
@@ -29,10 +35,13 @@ pub fn of(program: &Program) -> Option<Point<'_>> {
         Expr::Column(column) => Some(*column),
         _ => None,
     });
-    Some(Point { scan, columns: columns.collect::<Option<_>>()? })
+    let columns = columns.collect::<Option<_>>()?;
+    let types = scan::range_types(&scan.table, None);
+    let key = range.equal.iter().cloned().zip(types).collect();
+    Some(Point { table: scan.table.clone(), key, columns })
 }
 
-impl Point<'_> {
+impl Point {
     /// Looks for the row; whether it is there, and then its DataRow body is in `out`.
     ///
     /// # Errors
@@ -45,18 +54,16 @@ impl Point<'_> {
         out: &mut Vec<u8>,
         cx: &mut Cx<'_>,
     ) -> Result<bool, SqlError> {
-        let table = &self.scan.table;
-        let Access::Range(range) = &self.scan.access else { return Ok(false) };
-        let key_types = scan::range_types(table, None);
-        let mut values = Vec::with_capacity(key_types.len());
-        for (expr, ty) in range.equal.iter().zip(&key_types) {
+        let table = &self.table;
+        let mut key = Vec::with_capacity(16);
+        for (expr, ty) in &self.key {
             match scan::fitting(expr.eval(&[], &cx.env())?, *ty) {
-                Some(value) => values.push(value),
+                Some(value) => {
+                    encode_part(&value, *ty, &mut key).map_err(|error| SqlError::new("XX000", format!("a key's values: {error}")))?;
+                }
                 None => return Ok(false),
             }
         }
-        let mut key = Vec::with_capacity(16);
-        encode_key(&values, &key_types, &mut key).map_err(|error| SqlError::new("XX000", format!("a key's values: {error}")))?;
         let Some(row) = cx.tables.get(cx.txn, table, &key).await? else { return Ok(false) };
         out.clear();
         out.extend((types.len() as i16).to_be_bytes());

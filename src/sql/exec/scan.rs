@@ -3,21 +3,25 @@
 use std::collections::VecDeque;
 use std::ops::Bound;
 
+use super::memory::Memory;
 use super::{Cx, keep, subplan};
+use crate::sql::arrays;
 use crate::sql::error::SqlError;
-use crate::sql::plan::{Access, KeyRange as PlannedRange, Row, Scan};
+use crate::sql::plan::{Access, Among, KeyRange as PlannedRange, Row, RowLock, Scan};
 use crate::sql::types::{Datum, Type};
 use crate::table::Direction;
-use crate::table::catalog::Table;
-use crate::table::datum::key::{KeyRange, encode_key};
-use crate::table::datum::row::{decode_columns, decode_row};
-use crate::table::rows::{self, Changed, OnConflict};
+use crate::table::catalog::{Index, Table};
+use crate::table::datum::key::{KeyRange, encode_key, encode_part};
+use crate::table::datum::row::{decode_column, decode_columns, decode_row};
+use crate::table::rows::{self, Changed, OnConflict, RowError};
 use crate::table::tables::{IndexCursor, TableCursor, TablesError};
 
 /// How far a scan is.
 #[derive(Default)]
 pub struct ScanState {
     source: Source,
+    /// Parts of the key or index that come after the one that is read.
+    ranges: std::vec::IntoIter<KeyRange>,
     /// Rows read but not yet locked.
     waiting: VecDeque<rows::Row>,
 }
@@ -29,6 +33,7 @@ enum Source {
     Row(rows::Row),
     Table(TableCursor),
     Index(Box<IndexCursor>),
+    Gathered(std::vec::IntoIter<rows::Row>),
     End,
 }
 
@@ -150,8 +155,7 @@ impl ScanState {
     /// The next rows that satisfy the scan's filter.
     pub async fn next(&mut self, scan: &Scan, cx: &mut Cx<'_>) -> Result<Vec<Row>, SqlError> {
         if let Some(lock) = scan.lock {
-            let conflict = if lock.nowait { OnConflict::NoWait } else { OnConflict::Wait };
-            return Ok(self.next_locked(scan, conflict, cx).await?.into_iter().collect());
+            return Ok(self.next_locked(scan, lock, cx).await?.into_iter().collect());
         }
         loop {
             let found = self.raw(scan, cx).await?;
@@ -168,7 +172,8 @@ impl ScanState {
     }
 
     /// The next row, locked: one at a time, so that a limit locks no more than it gives.
-    async fn next_locked(&mut self, scan: &Scan, conflict: OnConflict, cx: &mut Cx<'_>) -> Result<Option<Row>, SqlError> {
+    async fn next_locked(&mut self, scan: &Scan, lock: RowLock, cx: &mut Cx<'_>) -> Result<Option<Row>, SqlError> {
+        let conflict = if lock == RowLock::Wait { OnConflict::Wait } else { OnConflict::NoWait };
         loop {
             let Some(mut seen) = self.waiting.pop_front() else {
                 let found = self.raw(scan, cx).await?;
@@ -182,7 +187,11 @@ impl ScanState {
             loop {
                 let row = decode(&scan.table, &scan.wanted, &seen.value)?;
                 let Some(row) = keep(vec![row], condition, cx).await?.pop() else { break };
-                match cx.tables.lock_row(cx.txn, &scan.table, &seen, conflict).await? {
+                let outcome = match cx.tables.lock_row(cx.txn, &scan.table, &seen, conflict).await {
+                    Err(TablesError::Row(RowError::LockNotAvailable)) if lock == RowLock::Skip => break,
+                    outcome => outcome?,
+                };
+                match outcome {
                     Changed::Done(_) => return Ok(Some(row)),
                     Changed::Moved(None) => break,
                     Changed::Moved(Some(newest)) => {
@@ -197,48 +206,157 @@ impl ScanState {
     /// The next rows of the table's part that is read, as they are stored; none at the end.
     pub async fn raw(&mut self, scan: &Scan, cx: &mut Cx<'_>) -> Result<Vec<rows::Row>, SqlError> {
         if let Source::New = self.source {
-            self.source = open(scan, cx).await?;
+            (self.source, self.ranges) = open(scan, cx).await?;
         }
-        match &mut self.source {
-            Source::Table(cursor) => Ok(cursor.next(cx.txn).await?),
-            Source::Index(cursor) => Ok(cursor.next(cx.txn, super::BATCH).await?),
-            Source::Row(_) => match std::mem::replace(&mut self.source, Source::End) {
-                Source::Row(row) => Ok(vec![row]),
-                _ => Ok(Vec::new()),
-            },
-            Source::New | Source::End => Ok(Vec::new()),
+        loop {
+            let found = match &mut self.source {
+                Source::Table(cursor) => cursor.next(cx.txn).await?,
+                Source::Index(cursor) => cursor.next(cx.txn, super::BATCH).await?,
+                Source::Row(_) => match std::mem::replace(&mut self.source, Source::End) {
+                    Source::Row(row) => vec![row],
+                    _ => Vec::new(),
+                },
+                Source::Gathered(rows) => rows.take(super::BATCH).collect(),
+                Source::New | Source::End => Vec::new(),
+            };
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            let Some(range) = self.ranges.next() else { return Ok(found) };
+            self.source = part(scan, range, cx);
+            cx.check()?;
         }
     }
 }
 
-async fn open(scan: &Scan, cx: &mut Cx<'_>) -> Result<Source, SqlError> {
-    let table = &scan.table;
+/// The cursor over a part of the key or index that the scan goes by.
+fn part(scan: &Scan, range: KeyRange, cx: &Cx<'_>) -> Source {
     let direction = if scan.backward { Direction::Down } else { Direction::Up };
-    let Access::Range(planned) = &scan.access else {
-        return Ok(Source::Table(cx.tables.scan(cx.txn, table, KeyRange::ALL, direction)));
+    let index = match &scan.access {
+        Access::Range(planned) => planned.index,
+        Access::All => None,
     };
+    match index {
+        None => Source::Table(cx.tables.scan(cx.txn, &scan.table, range, direction)),
+        Some(index) => {
+            let index = &scan.table.indexes[index];
+            Source::Index(Box::new(cx.tables.index_scan(cx.txn, &scan.table, index, range, direction)))
+        }
+    }
+}
+
+/// Parts of a key whose next column has one of several values, in the key's order.
+fn parts(planned: &PlannedRange, among: &Among, types: &[Type], cx: &Cx<'_>) -> Result<Vec<KeyRange>, SqlError> {
+    let env = cx.env();
+    let mut equal = Vec::with_capacity(types.len());
+    for (expr, ty) in planned.equal.iter().zip(types) {
+        match fitting(expr.eval(&[], &env)?, *ty) {
+            Some(value) => equal.push(value),
+            None => return Ok(Vec::new()),
+        }
+    }
+    let values = match among {
+        Among::List(all) => all.iter().map(|expr| expr.eval(&[], &env)).collect::<Result<Vec<_>, _>>()?,
+        Among::Array(array, ty) => match array.eval(&[], &env)? {
+            Datum::Null => Vec::new(),
+            array => arrays::elements(*ty, &array, &env.context)?,
+        },
+    };
+    let ty = types.get(equal.len()).copied().unwrap_or(Type::Bool);
+    let mut prefixes = Vec::with_capacity(values.len());
+    let failed = |error| SqlError::new("XX000", format!("a key's values: {error}"));
+    let mut first = Vec::new();
+    encode_key(&equal, types, &mut first).map_err(failed)?;
+    for value in values.into_iter().filter_map(|value| fitting(value, ty)) {
+        let mut prefix = first.clone();
+        encode_part(&value, ty, &mut prefix).map_err(failed)?;
+        prefixes.push(prefix);
+    }
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    Ok(prefixes.into_iter().map(KeyRange::prefix).collect())
+}
+
+/// What is read first, and the parts that come after it.
+async fn open(scan: &Scan, cx: &mut Cx<'_>) -> Result<(Source, std::vec::IntoIter<KeyRange>), SqlError> {
+    let table = &scan.table;
+    let none = || Vec::new().into_iter();
+    let Access::Range(planned) = &scan.access else { return Ok((part(scan, KeyRange::ALL, cx), none())) };
     let bounds = [&planned.low, &planned.high].into_iter().filter_map(|bound| match bound {
         Bound::Included(expr) | Bound::Excluded(expr) => Some(expr),
         Bound::Unbounded => None,
     });
     subplan::answer(planned.equal.iter().chain(bounds), &[], cx).await?;
     let types = range_types(table, planned.index);
-    let Some(index) = planned.index else {
-        if planned.equal.len() == types.len() {
-            return point(planned, &types, table, cx).await;
-        }
-        return Ok(match cx.range(planned, &types)? {
-            Some(range) => Source::Table(cx.tables.scan(cx.txn, table, range, direction)),
-            None => Source::End,
-        });
-    };
-    let Some(range) = cx.range(planned, &types)? else { return Ok(Source::End) };
-    let index = &table.indexes[index];
-    if !cx.tables.readable(cx.txn, table, index).await? {
-        let message = "could not serialize access: an index was built after the transaction's snapshot";
-        return Err(SqlError::new("40001", message).hint("Try the transaction again."));
+    if planned.index.is_none() && planned.equal.len() == types.len() {
+        return Ok((point(planned, &types, table, cx).await?, none()));
     }
-    Ok(Source::Index(Box::new(cx.tables.index_scan(cx.txn, table, index, range, direction))))
+    let mut ranges = match &planned.among {
+        Some(among) => {
+            match among {
+                Among::List(all) => subplan::answer(all, &[], cx).await?,
+                Among::Array(array, _) => subplan::answer([array], &[], cx).await?,
+            }
+            parts(planned, among, &types, cx)?
+        }
+        None => cx.range(planned, &types)?.into_iter().collect(),
+    };
+    if ranges.is_empty() {
+        return Ok((Source::End, none()));
+    }
+    if let Some(index) = planned.index.map(|index| &table.indexes[index])
+        && !cx.tables.readable(cx.txn, table, index).await?
+    {
+        let direction = if scan.backward { Direction::Down } else { Direction::Up };
+        let rows = gathered(table, index, &ranges, direction, cx).await?;
+        return Ok((Source::Gathered(rows.into_iter()), none()));
+    }
+    if scan.backward {
+        ranges.reverse();
+    }
+    let mut ranges = ranges.into_iter();
+    let first = ranges.next().map_or(Source::End, |range| part(scan, range, cx));
+    Ok((first, ranges))
+}
+
+/// The rows that an index would give, without it: it was built after the snapshot, and lacks entries of rows that the snapshot sees. The plan counts
+/// on their order.
+async fn gathered(
+    table: &Table,
+    index: &Index,
+    ranges: &[KeyRange],
+    direction: Direction,
+    cx: &mut Cx<'_>,
+) -> Result<Vec<rows::Row>, SqlError> {
+    let damaged = |error| SqlError::from(TablesError::Codec { table: table.name.clone(), error });
+    let mut memory = Memory::new(cx.world);
+    let mut found: Vec<(Vec<u8>, rows::Row)> = Vec::new();
+    let mut cursor = cx.tables.scan(cx.txn, table, KeyRange::ALL, Direction::Up);
+    loop {
+        let rows = cursor.next(cx.txn).await?;
+        if rows.is_empty() {
+            break;
+        }
+        for row in rows {
+            let mut key = Vec::with_capacity(32);
+            for position in index.columns.iter().map(|position| usize::from(*position)) {
+                let value = decode_column(&row.value, &table.columns, position).map_err(damaged)?;
+                encode_part(&value, table.columns[position].ty, &mut key).map_err(damaged)?;
+            }
+            key.extend(&row.key);
+            if ranges.iter().any(|range| range.contains(&key)) {
+                memory.take_bytes(key.len() + row.key.len() + row.value.len())?;
+                found.push((key, row));
+            }
+        }
+        cx.check()?;
+    }
+    found.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+    if direction == Direction::Down {
+        found.reverse();
+    }
+    cx.run.memory.push(memory);
+    Ok(found.into_iter().map(|(_, row)| row).collect())
 }
 
 async fn point(planned: &PlannedRange, types: &[Type], table: &Table, cx: &mut Cx<'_>) -> Result<Source, SqlError> {

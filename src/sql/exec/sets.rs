@@ -5,6 +5,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::memory::Memory;
 use super::{Cx, State, all, next, subplan};
 use crate::sql::error::SqlError;
+use crate::sql::plan::expr::Env;
 use crate::sql::plan::{Expr, Plan, Row};
 use crate::sql::types::Datum;
 
@@ -47,6 +48,16 @@ pub fn row_key(row: &[Datum]) -> Vec<u8> {
     key
 }
 
+/// The same of what the row is told apart by.
+pub fn key_on(on: Option<&[Expr]>, row: &[Datum], env: &Env<'_>) -> Result<Vec<u8>, SqlError> {
+    let Some(on) = on else { return Ok(row_key(row)) };
+    let mut key = Vec::new();
+    for expr in on {
+        hash_key(&*expr.value(row, env)?, &mut key);
+    }
+    Ok(key)
+}
+
 /// Each row, or each value of `on`, once.
 pub async fn distinct(
     input: &Plan,
@@ -68,7 +79,7 @@ pub async fn distinct(
                 Some(exprs) => {
                     subplan::answer(exprs, &row, cx).await?;
                     let env = cx.env();
-                    row_key(&exprs.iter().map(|expr| expr.eval(&row, &env)).collect::<Result<Row, _>>()?)
+                    key_on(Some(exprs), &row, &env)?
                 }
             };
             if seen.keys.insert(key) {
@@ -90,18 +101,19 @@ pub async fn combine(
     left: &Plan,
     right: &Plan,
     states: &mut (State, State),
-    except: bool,
-    whole: bool,
+    (except, whole): (bool, bool),
+    on: Option<&[Expr]>,
     cx: &mut Cx<'_>,
 ) -> Result<Vec<Row>, SqlError> {
     let mut counts: FxHashMap<Vec<u8>, usize> = FxHashMap::default();
     for row in all(right, &mut states.1, cx).await? {
-        *counts.entry(row_key(&row)).or_default() += 1;
+        *counts.entry(key_on(on, &row, &cx.env())?).or_default() += 1;
     }
     let mut given: FxHashSet<Vec<u8>> = FxHashSet::default();
     let mut rows = all(left, &mut states.0, cx).await?;
-    rows.retain(|row| {
-        let key = row_key(row);
+    let mut keys = rows.iter().map(|row| key_on(on, row, &cx.env())).collect::<Result<Vec<_>, _>>()?.into_iter();
+    rows.retain(|_| {
+        let key = keys.next().unwrap_or_default();
         let count = counts.get_mut(&key);
         if !whole {
             return (count.is_some() != except) && given.insert(key);

@@ -3,9 +3,9 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::expr::Compare;
-use super::{Access, Expr, KeyRange, Scan, SortKey};
-use crate::sql::types::SqlType;
+use super::expr::{Aggregator, Compare, Comparison};
+use super::{Access, AggregateCall, Among, Expr, KeyRange, Limit, Plan, Scan, SortKey};
+use crate::sql::types::{Datum, SqlType};
 use crate::table::catalog::{IndexState, Table};
 
 /// One condition on a column that a key can serve.
@@ -29,11 +29,42 @@ fn usable(condition: &Expr, from: usize, table: &Table) -> Option<Usable> {
         (value, Expr::Column(column)) if value.is_fixed() => (*column, compare.mirrored(), value),
         _ => return None,
     };
-    let own = SqlType::from(table.columns.get(column)?.ty);
-    let fits = own.base() == ty.base()
-        || (is_integer(own) && is_integer(*ty))
-        || (own.is_text() && own.base() != SqlType::BPCHAR && *ty == SqlType::TEXT);
-    (fits && compare != Compare::Ne).then(|| Usable { column, compare, value: value.clone(), from })
+    (fits(column, *ty, table) && compare != Compare::Ne).then(|| Usable { column, compare, value: value.clone(), from })
+}
+
+/// Whether keys with that column are ordered as values of type `ty` are compared.
+fn fits(column: usize, ty: SqlType, table: &Table) -> bool {
+    let Some(own) = table.columns.get(column).map(|column| SqlType::from(column.ty)) else { return false };
+    own.base() == ty.base()
+        || (is_integer(own) && is_integer(ty))
+        || (own.is_text() && own.base() != SqlType::BPCHAR && ty == SqlType::TEXT)
+}
+
+/// A condition that a column has one of several values: an IN list, `= ANY (array)`.
+struct OneOf {
+    column: usize,
+    among: Among,
+    /// Which of the conditions it is.
+    from: usize,
+}
+
+fn one_of(condition: &Expr, from: usize, table: &Table) -> Option<OneOf> {
+    match condition {
+        Expr::Or(all) => {
+            let all =
+                all.iter().map(|one| usable(one, from, table).filter(|one| one.compare == Compare::Eq)).collect::<Option<Vec<_>>>()?;
+            let column = all.first()?.column;
+            let same = all.iter().all(|one| one.column == column);
+            same.then(|| OneOf { column, among: Among::List(all.into_iter().map(|one| one.value).collect()), from })
+        }
+        Expr::Any { compare, left, array, ty, all: false } => match (&**compare, &**left) {
+            (Comparison::Plain(Compare::Eq, element), Expr::Column(column)) if array.is_fixed() && fits(*column, *element, table) => {
+                Some(OneOf { column: *column, among: Among::Array((**array).clone(), *ty), from })
+            }
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// A way to read, and how good it is.
@@ -43,8 +74,8 @@ struct Way {
     score: usize,
 }
 
-fn way(columns: &[u16], index: Option<usize>, unique: bool, conditions: &[Usable]) -> Way {
-    let mut range = KeyRange { index, equal: Vec::new(), low: Bound::Unbounded, high: Bound::Unbounded };
+fn way(columns: &[u16], index: Option<usize>, unique: bool, conditions: &[Usable], lists: &[OneOf]) -> Way {
+    let mut range = KeyRange { index, equal: Vec::new(), among: None, low: Bound::Unbounded, high: Bound::Unbounded };
     let mut used = Vec::new();
     for column in columns {
         let here = |wanted: &[Compare]| conditions.iter().find(|one| one.column == usize::from(*column) && wanted.contains(&one.compare));
@@ -52,6 +83,11 @@ fn way(columns: &[u16], index: Option<usize>, unique: bool, conditions: &[Usable
             range.equal.push(equal.value.clone());
             used.push(equal.from);
             continue;
+        }
+        if let Some(list) = lists.iter().find(|list| list.column == usize::from(*column)) {
+            range.among = Some(list.among.clone());
+            used.push(list.from);
+            break;
         }
         if let Some(low) = here(&[Compare::Gt, Compare::Ge]) {
             let value = low.value.clone();
@@ -67,11 +103,13 @@ fn way(columns: &[u16], index: Option<usize>, unique: bool, conditions: &[Usable
     }
     let bounds = usize::from(!matches!(range.low, Bound::Unbounded)) + usize::from(!matches!(range.high, Bound::Unbounded));
     let whole = range.equal.len() == columns.len() && unique;
+    let each = range.among.is_some() && range.equal.len() + 1 == columns.len() && unique;
     // A whole unique key gives one row; each equal column is worth more than any bounds; the table itself more than an index on it.
-    let score = if range.equal.is_empty() && bounds == 0 {
+    let score = if range.equal.is_empty() && range.among.is_none() && bounds == 0 {
         0
     } else {
-        usize::from(whole) * 1000 + range.equal.len() * 100 + bounds * 20 + usize::from(index.is_none()) * 10
+        let several = usize::from(range.among.is_some()) * 80 + usize::from(each) * 500;
+        usize::from(whole) * 1000 + range.equal.len() * 100 + several + bounds * 20 + usize::from(index.is_none()) * 10
     };
     Way { range, used, score }
 }
@@ -79,12 +117,13 @@ fn way(columns: &[u16], index: Option<usize>, unique: bool, conditions: &[Usable
 /// The best access for `conditions` over the table's own columns, and which of them it makes unnecessary.
 pub fn choose(table: &Table, conditions: &[Expr]) -> (Access, Vec<usize>) {
     let usable: Vec<Usable> = conditions.iter().enumerate().filter_map(|(at, one)| usable(one, at, table)).collect();
+    let lists: Vec<OneOf> = conditions.iter().enumerate().filter_map(|(at, one)| one_of(one, at, table)).collect();
     let mut best: Option<Way> = None;
     let key = table.key.iter().map(|key| (key.columns.as_slice(), None, true));
     let ready = table.indexes.iter().enumerate().filter(|(_, index)| index.state == IndexState::Ready);
     let indexes = ready.map(|(at, index)| (index.columns.as_slice(), Some(at), index.unique));
     for (columns, index, unique) in key.chain(indexes) {
-        let found = way(columns, index, unique, &usable);
+        let found = way(columns, index, unique, &usable, &lists);
         if found.score > best.as_ref().map_or(0, |best| best.score) {
             best = Some(found);
         }
@@ -174,7 +213,7 @@ pub fn order(scan: &mut Scan, keys: &[SortKey], limited: bool) -> bool {
                 for backward in [false, true] {
                     if gives(columns, 0, keys, &table, backward) {
                         if index.is_some() {
-                            let range = KeyRange { index, equal: Vec::new(), low: Bound::Unbounded, high: Bound::Unbounded };
+                            let range = KeyRange { index, equal: Vec::new(), among: None, low: Bound::Unbounded, high: Bound::Unbounded };
                             scan.access = Access::Range(Box::new(range));
                         }
                         scan.backward = backward;
@@ -185,6 +224,30 @@ pub fn order(scan: &mut Scan, keys: &[SortKey], limited: bool) -> bool {
             false
         }
     }
+}
+
+/// The input of an aggregate that is alone: of `min` and `max` of a column in whose order a key or index is, the first row.
+pub fn extreme(input: Plan, call: &AggregateCall) -> Plan {
+    let (Aggregator::Plain(function), [Expr::Column(column)], None) = (&call.function, call.args.as_slice(), &call.filter) else {
+        return input;
+    };
+    let (descending, column) = match function.name {
+        "min" => (false, *column),
+        "max" => (true, *column),
+        _ => return input,
+    };
+    let Plan::Scan(mut scan) = input else { return input };
+    let ty = scan.table.columns.get(column).map_or(SqlType::Unknown, |column| column.ty.into());
+    let key = SortKey { expr: Expr::Column(column), ty, descending, nulls_first: descending };
+    // Rows that a filter refuses would have to be passed over one by one.
+    if scan.filter.is_some() || !order(&mut scan, &[key], true) {
+        return Plan::Scan(scan);
+    }
+    let known = scan.table.columns.get(column).is_some_and(|column| column.not_null);
+    let scan = Plan::Scan(scan);
+    let rows = if known { scan } else { Plan::Filter(Box::new(scan), Expr::Not(Box::new(Expr::IsNull(Box::new(Expr::Column(column)))))) };
+    let limit = Limit { count: Some(Expr::Const(Datum::Int8(1))), offset: None };
+    Plan::Limit(Box::new(rows), Box::new(limit))
 }
 
 /// Whether a scan that goes by key or index over one of `columns` could meet rows that the statement has moved.

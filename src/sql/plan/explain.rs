@@ -55,6 +55,9 @@ fn scan(scan: &Scan, depth: usize, out: &mut Vec<String>) {
                 columns.iter().take(range.equal.len()).map(|at| format!("{} =", table.columns[usize::from(*at)].name)).collect();
             if let Some(at) = columns.get(range.equal.len()) {
                 let column = &table.columns[usize::from(*at)].name;
+                if range.among.is_some() {
+                    bounds.push(format!("{column} IN"));
+                }
                 match &range.low {
                     Bound::Included(_) => bounds.push(format!("{column} >=")),
                     Bound::Excluded(_) => bounds.push(format!("{column} >")),
@@ -92,6 +95,7 @@ fn node(plan: &Plan, depth: usize, out: &mut Vec<String>) {
             let how = match (join.lateral, join.keys.is_empty()) {
                 (true, _) => "Lateral",
                 (false, true) => "Nested Loop",
+                (false, false) if join.lookup.is_some() => "Lookup or Hash",
                 (false, false) => "Hash",
             };
             let kind = match join.kind {

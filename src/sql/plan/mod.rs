@@ -101,13 +101,24 @@ pub enum Access {
     Range(Box<KeyRange>),
 }
 
-/// A range of a key: its first columns equal to values, the next one perhaps within bounds.
+/// Values of a key's column, one of which a row must have.
+#[derive(Clone, Debug)]
+pub enum Among {
+    /// These.
+    List(Vec<Expr>),
+    /// The elements of an array of that type.
+    Array(Expr, SqlType),
+}
+
+/// A range of a key: its first columns equal to values, the next one perhaps one of several or within bounds.
 #[derive(Clone, Debug)]
 pub struct KeyRange {
     /// Which of the table's indexes; none: the primary key.
     pub index: Option<usize>,
     /// Values of the first columns.
     pub equal: Vec<Expr>,
+    /// Values that the next may have; then it has no bounds.
+    pub among: Option<Among>,
     /// Lower bound of the next.
     pub low: Bound<Expr>,
     /// Upper bound of the next.
@@ -116,9 +127,13 @@ pub struct KeyRange {
 
 /// How rows are locked as they are found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RowLock {
-    /// Fail rather than wait.
-    pub nowait: bool,
+pub enum RowLock {
+    /// Waiting for whoever has them.
+    Wait,
+    /// Not waiting: 55P03 (NOWAIT).
+    NoWait,
+    /// Leaving out those that someone has (SKIP LOCKED).
+    Skip,
 }
 
 /// A table that is read.
@@ -184,8 +199,8 @@ pub enum Plan {
     Limit(Box<Plan>, Box<Limit>),
     /// One after the other.
     Append(Vec<Plan>),
-    /// INTERSECT, EXCEPT.
-    Combine { left: Box<Plan>, right: Box<Plan>, except: bool, all: bool },
+    /// INTERSECT, EXCEPT; `on`: what rows are told apart by, if not by their columns.
+    Combine { left: Box<Plan>, right: Box<Plan>, except: bool, all: bool, on: Option<Vec<Expr>> },
 }
 
 /// A column of [`Plan::ProjectSet`].
@@ -238,6 +253,8 @@ pub struct Join {
     pub condition: Option<Expr>,
     /// The right depends on the left's row, as its next outer row.
     pub lateral: bool,
+    /// The right found by key or index for one row of the left, which is its next outer row: for few rows of the left.
+    pub lookup: Option<Plan>,
 }
 
 /// Groups: rows are the keys, then the aggregates.
@@ -247,6 +264,8 @@ pub struct Aggregate {
     pub input: Plan,
     /// By what; empty: one group, even of no rows.
     pub keys: Vec<Expr>,
+    /// What groups are told apart by, over the keys; if not by the keys as they are.
+    pub on: Option<Vec<Expr>>,
     /// What is computed of each.
     pub calls: Vec<AggregateCall>,
     /// Whether rows without GROUP BY make one group of all.

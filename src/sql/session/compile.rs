@@ -22,8 +22,8 @@ pub(super) struct Compiled {
     pub(super) bound: Bound,
     /// Types of its columns.
     pub(super) types: Vec<SqlType>,
-    /// It looks for one row by its key.
-    pub(super) is_point: bool,
+    /// It looks for one row by its key, in this way.
+    pub(super) point: Option<point::Point>,
 }
 
 pub(super) struct Inner {
@@ -120,8 +120,8 @@ impl Session {
         let stamp = self.refresh_catalog().await?;
         let bound = bind::bind(sql, parsed, types, &self.world)?;
         let types = bound.columns.iter().flatten().map(|column| column.ty).collect();
-        let is_point = point::of(&bound.program).is_some();
-        Ok(Arc::new(Compiled { stamp, bound, types, is_point }))
+        let point = point::of(&bound.program);
+        Ok(Arc::new(Compiled { stamp, bound, types, point }))
     }
 
     /// A statement of this syntax.

@@ -13,7 +13,7 @@ use crate::sql::plan::Action;
 use crate::sql::types::{Datum, SqlType, input};
 use crate::table::catalog::Table;
 use crate::table::rows::OnConflict;
-use crate::table::tables::Loader;
+use crate::table::tables::{Loader, TablesError};
 use crate::txn::TableLock;
 
 /// A `COPY .. FROM STDIN` under way.
@@ -31,8 +31,37 @@ struct Copying {
     /// Lines read.
     line: u64,
     fields: Vec<Option<Vec<u8>>>,
-    row: Vec<Datum>,
+    batch: Batch,
     last: bool,
+}
+
+/// Rows read but not yet put. They are put together, as PostgreSQL does it: a line that makes no sense is told before a duplicate in the lines
+/// ahead of it.
+#[derive(Default)]
+struct Batch {
+    /// The first `used` of them wait; the others are kept for their memory.
+    rows: Vec<Vec<Datum>>,
+    used: usize,
+    /// Bytes of their lines.
+    bytes: usize,
+}
+
+/// Most rows, and about how many bytes of lines, that wait to be put (MAX_BUFFERED_TUPLES, MAX_BUFFERED_BYTES in copyfrom.c).
+const BATCH_ROWS: usize = 1000;
+const BATCH_BYTES: usize = 65_535;
+
+impl Batch {
+    /// The row that the next line fills, of so many columns.
+    fn next(&mut self, columns: usize) -> &mut Vec<Datum> {
+        if self.used == self.rows.len() {
+            self.rows.push(vec![Datum::Null; columns]);
+        }
+        &mut self.rows[self.used]
+    }
+
+    fn is_full(&self) -> bool {
+        self.used >= BATCH_ROWS || self.bytes >= BATCH_BYTES
+    }
 }
 
 impl CopyIn {
@@ -74,6 +103,7 @@ impl Session {
         self.refresh_catalog().await?;
         let name = copy.table.as_deref().unwrap_or_default();
         let tables = self.engine.shared.tables.clone();
+        let whole = self.savepoints.is_empty() && !self.goes_on();
         let txn = self.transaction();
         let table = tables.open(txn, name, TableLock::RowExclusive, OnConflict::Wait).await?;
         txn.begin_statement();
@@ -90,7 +120,7 @@ impl Session {
         if targets.is_empty() {
             targets = (0..table.columns.len()).collect();
         }
-        let loader = tables.loader(txn, &table, copy.freeze).await?;
+        let loader = tables.loader(txn, &table, copy.freeze, whole).await?;
         let mut defaults = Vec::new();
         for (at, column) in table.columns.iter().enumerate().filter(|(at, _)| !targets.contains(at)) {
             if let Some(text) = &column.default {
@@ -98,9 +128,9 @@ impl Session {
                 defaults.push((at, bind::bind_constant(text, &parsed, column.ty.into(), &self.world)?));
             }
         }
-        let row = vec![Datum::Null; table.columns.len()];
         let (lines, line) = (Lines::new(style.clone()), 0);
-        Ok(CopyIn(Box::new(Copying { table, targets, style, lines, loader, defaults, line, fields: Vec::new(), row, last })))
+        let (fields, batch) = (Vec::new(), Batch::default());
+        Ok(CopyIn(Box::new(Copying { table, targets, style, lines, loader, defaults, line, fields, batch, last })))
     }
 
     /// Bytes of a `COPY .. FROM STDIN`; they may be cut anywhere.
@@ -121,7 +151,24 @@ impl Session {
             }
             self.world.client.check()?;
             self.take_line(copy, &line).await?;
+            if copy.batch.is_full() {
+                self.put_batch(copy).await?;
+            }
         }
+        Ok(())
+    }
+
+    async fn put_batch(&mut self, copy: &mut Copying) -> Result<(), SqlError> {
+        let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "COPY without a transaction")) };
+        let mut outcome = Ok(());
+        for row in &copy.batch.rows[..copy.batch.used] {
+            outcome = copy.loader.push(txn, row).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        outcome.map_err(|error| self.told(error))?;
+        (copy.batch.used, copy.batch.bytes) = (0, 0);
         Ok(())
     }
 
@@ -131,9 +178,10 @@ impl Session {
         if fields.len() > copy.targets.len() {
             return Err(SqlError::new("22P04", "extra data after last expected column"));
         }
+        let row = copy.batch.next(copy.table.columns.len());
         for (field, at) in fields.iter().zip(&copy.targets) {
             let column = &copy.table.columns[*at];
-            copy.row[*at] = match field {
+            row[*at] = match field {
                 None => Datum::Null,
                 Some(bytes) => match std::str::from_utf8(bytes) {
                     Ok(text) => input(SqlType::from(column.ty), text, &self.world.context())?,
@@ -147,10 +195,16 @@ impl Session {
         }
         copy.fields = fields;
         for (at, default) in &copy.defaults {
-            copy.row[*at] = self.value_of(default).await?;
+            copy.batch.rows[copy.batch.used][*at] = self.value_of(default).await?;
         }
-        let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "COPY without a transaction")) };
-        copy.loader.push(txn, &copy.row).await.map_err(|error| self.told(error))
+        let row = &copy.batch.rows[copy.batch.used];
+        if let Some((column, _)) = copy.table.columns.iter().zip(row).find(|(column, value)| column.not_null && **value == Datum::Null) {
+            let (table, column) = (copy.table.name.clone(), column.name.clone());
+            return Err(self.told(TablesError::NotNull { table, column }));
+        }
+        copy.batch.used += 1;
+        copy.batch.bytes += line.len();
+        Ok(())
     }
 
     /// The value of a constant expression, which may have to wait.
@@ -172,7 +226,10 @@ impl Session {
     pub async fn copy_done(&mut self, mut copy: CopyIn) -> Result<String, SqlError> {
         let outcome = self.take_lines(&mut copy.0, true).await;
         let outcome = match outcome {
-            Ok(()) => self.finish_copy(*copy.0).await,
+            Ok(()) => match self.put_batch(&mut copy.0).await {
+                Ok(()) => self.finish_copy(*copy.0).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         self.settled(outcome).await

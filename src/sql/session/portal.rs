@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::compile::Compiled;
 use super::{ColumnDesc, Format, Phase, Progress, RawStatement, RowSink, Session, Statement};
 use crate::sql::error::SqlError;
-use crate::sql::exec::{self, Cx, Run, State, change, output, point};
+use crate::sql::exec::{self, Cx, Run, State, change, output};
 use crate::sql::parse::Parsed;
 use crate::sql::plan::builtins::regclass;
 use crate::sql::plan::{Action, Row};
 use crate::sql::types::{Datum, SqlType, input, input_binary, utf8};
 use crate::sql::world::{Stop, clock};
+use crate::txn::Alarm;
 
 /// A statement with its parameters, under way or not yet begun.
 pub struct Portal {
@@ -69,14 +70,17 @@ impl Portal {
     }
 }
 
-/// One format for each of `count` values, as Bind gives them.
-fn spread(formats: &[Format], count: usize, what: &str) -> Result<Vec<Format>, SqlError> {
-    match formats.len() {
-        0 => Ok(vec![Format::Text; count]),
-        1 => Ok(vec![formats[0]; count]),
-        given if given == count => Ok(formats.to_vec()),
-        given => Err(SqlError::new("08P01", format!("bind message has {given} {what} formats but query has {count} {what}s"))),
+/// The format of each of `count` values, as Bind gives them.
+fn one_of<'f>(formats: &'f [Format], count: usize, what: &str) -> Result<impl Fn(usize) -> Format + use<'f>, SqlError> {
+    let given = formats.len();
+    if given > 1 && given != count {
+        return Err(SqlError::new("08P01", format!("bind message has {given} {what} formats but query has {count} {what}s")));
     }
+    Ok(move |at: usize| match formats {
+        [] => Format::Text,
+        [all] => *all,
+        each => each.get(at).copied().unwrap_or_default(),
+    })
 }
 
 impl Session {
@@ -112,25 +116,14 @@ impl Session {
     }
 
     /// Gives a statement its parameters (Bind). `param_formats` and `result_formats` as in the message: none (all text), one for all, or
-    /// one each.
+    /// one each. Nothing is waited for; an error has to be told to [`Session::refuse`].
     ///
     /// # Errors
     /// 08P01, numbers that don't agree; 22P02, 22P03, a parameter that can't be read; 25P02.
-    pub async fn portal(
+    pub fn portal(
         &mut self,
         statement: &Statement,
-        params: Vec<Option<Vec<u8>>>,
-        param_formats: &[Format],
-        result_formats: &[Format],
-    ) -> Result<Portal, SqlError> {
-        let found = self.try_portal(statement, params, param_formats, result_formats);
-        Box::pin(self.settled(found)).await
-    }
-
-    fn try_portal(
-        &mut self,
-        statement: &Statement,
-        params: Vec<Option<Vec<u8>>>,
+        params: &[Option<&[u8]>],
         param_formats: &[Format],
         result_formats: &[Format],
     ) -> Result<Portal, SqlError> {
@@ -141,14 +134,14 @@ impl Session {
             let message = format!("bind message supplies {} parameters, but prepared statement requires {}", params.len(), types.len());
             return Err(SqlError::new("08P01", message));
         }
-        let formats = spread(param_formats, params.len(), "parameter")?;
+        let format = one_of(param_formats, params.len(), "parameter")?;
         let mut values = Vec::with_capacity(params.len());
-        for ((bytes, ty), format) in params.into_iter().zip(types).zip(formats) {
-            values.push(match bytes {
+        for (at, (bytes, ty)) in params.iter().zip(types).enumerate() {
+            values.push(match *bytes {
                 None => Datum::Null,
-                Some(bytes) => match format {
-                    Format::Binary => input_binary(*ty, &bytes, &self.world.context())?,
-                    Format::Text => match utf8(&bytes)? {
+                Some(bytes) => match format(at) {
+                    Format::Binary => input_binary(*ty, bytes, &self.world.context())?,
+                    Format::Text => match utf8(bytes)? {
                         text if *ty == SqlType::Regclass => regclass(text, &self.world)?,
                         text => input(*ty, text, &self.world.context())?,
                     },
@@ -156,8 +149,13 @@ impl Session {
             });
         }
         let count = statement.columns().map_or(0, <[_]>::len);
-        let formats = spread(result_formats, count, "result")?;
-        Ok(Portal::new(statement.clone(), values, formats, false))
+        let format = one_of(result_formats, count, "result")?;
+        Ok(Portal::new(statement.clone(), values, (0..count).map(format).collect(), false))
+    }
+
+    /// What [`Session::portal`] refused has failed: the transaction is dealt with.
+    pub async fn refuse(&mut self, error: SqlError) -> SqlError {
+        self.failed(error, None).await
     }
 
     /// Goes on with a portal (Execute) until `max_rows` rows were given (0: all of them).
@@ -173,7 +171,11 @@ impl Session {
             (Stage::New, Phase::Block) => Some(self.transaction().savepoint()),
             _ => None,
         };
-        let timeout = self.world.client.state.lock().settings.time("statement_timeout");
+        let (timeout, locks) = {
+            let state = self.world.client.state.lock();
+            (state.settings.time("statement_timeout"), state.settings.time("lock_timeout"))
+        };
+        self.limit_locks(locks);
         let outcome = match timeout {
             None => self.run(portal, max_rows, sink).await,
             Some(timeout) => {
@@ -203,6 +205,17 @@ impl Session {
                 Err(Box::pin(self.failed(error, place)).await)
             }
         }
+    }
+
+    /// Waits for locks take no longer than this.
+    fn limit_locks(&mut self, limit: Option<std::time::Duration>) {
+        if self.lock_timeout == limit {
+            return;
+        }
+        self.lock_timeout = limit;
+        let seams = self.world.seams.clone();
+        let alarm = limit.map(|limit| Alarm(Arc::new(move || seams.sleep(limit))));
+        self.world.client.interrupt.limit(alarm);
     }
 
     async fn run(&mut self, portal: &mut Portal, max_rows: usize, sink: &mut dyn RowSink) -> Result<Progress, SqlError> {
@@ -247,9 +260,7 @@ impl Session {
         let mut run = Run { params: std::mem::take(&mut portal.params), ..Run::default() };
         let mut cx = Cx { txn, tables: &self.engine.shared.tables, program, run: &mut run, world: &self.world };
         if let Action::Query(plan) = &program.action {
-            if compiled.is_point
-                && let Some(point) = point::of(program)
-            {
+            if let Some(point) = &compiled.point {
                 let found = point.run(&compiled.types, &portal.formats, &self.world.formats, &mut self.buffer, &mut cx).await?;
                 if found {
                     sink.row(&self.buffer);
@@ -258,7 +269,7 @@ impl Session {
                 if let Some(txn) = &mut self.txn {
                     txn.end_statement();
                 }
-                return Ok(Some(Progress::Complete(format!("SELECT {}", u8::from(found)))));
+                return Ok(Some(Progress::Complete(if found { "SELECT 1" } else { "SELECT 0" }.into())));
             }
             let state = Box::new(State::new(plan));
             portal.stage = Stage::Query { compiled, state, run, waiting: Vec::new().into_iter() };

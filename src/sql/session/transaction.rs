@@ -90,7 +90,11 @@ impl Session {
     pub(super) async fn failed(&mut self, error: SqlError, place: Option<crate::table::rows::Savepoint>) -> SqlError {
         // A wait that was cut off says only that it was: the client's side knows why.
         let error = match error.code {
-            "57014" => self.world.client.check().err().unwrap_or(error),
+            "57014" => match self.world.client.check() {
+                Err(told) => told,
+                Ok(()) if self.world.client.interrupt.take_late() => SqlError::new("55P03", "canceling statement due to lock timeout"),
+                Ok(()) => error,
+            },
             _ => error,
         };
         if let Some(txn) = &mut self.txn {
@@ -167,6 +171,9 @@ impl Session {
             match &self.txn {
                 Some(txn) if txn.isolation() != isolation && !txn.is_fresh() => {
                     return Err(SqlError::new("25001", "SET TRANSACTION ISOLATION LEVEL must be called before any query"));
+                }
+                _ if self.isolation != isolation && !self.savepoints.is_empty() => {
+                    return Err(SqlError::new("25001", "SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction"));
                 }
                 _ => {
                     // One that has done nothing yet is begun anew, when the first statement comes.

@@ -4,11 +4,11 @@ use std::cmp::Ordering;
 
 use bigdecimal::BigDecimal;
 
-use super::cast::CastRef;
+use super::cast::{CastContext, CastRef, find_cast};
 use super::compare::compare;
 use super::interval::Interval;
 use super::resolve::{Candidate, Choice, bind_casts, choose};
-use super::{Datum, SqlError, SqlType, fail, mismatch, numeric};
+use super::{Datum, SqlError, SqlType, Type, fail, mismatch, numeric};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
@@ -196,11 +196,15 @@ pub fn resolve_aggregate(name: &str, types: &[SqlType]) -> Result<AggregateRef, 
         // Anything counts as it is.
         return Ok(AggregateRef { name: found.name, arguments: types.to_vec(), casts: vec![None], result: INT8, kind: found.kind });
     }
-    let (arguments, casts) = bind_casts(found.arguments, types);
-    // char(n) keeps its length.
-    let result =
-        if matches!(found.kind, Kind::Min | Kind::Max) { arguments.first().copied().unwrap_or(found.result) } else { found.result };
-    Ok(AggregateRef { name: found.name, arguments, casts, result, kind: found.kind })
+    let (mut arguments, mut casts) = bind_casts(found.arguments, types);
+    // What comes out has no length: char(n) gets its blanks going in.
+    for (argument, cast) in arguments.iter_mut().zip(&mut casts) {
+        if let (SqlType::Stored(Type::Char(1..)), None) = (*argument, *cast) {
+            *cast = find_cast(*argument, SqlType::BPCHAR, CastContext::Implicit);
+            *argument = SqlType::BPCHAR;
+        }
+    }
+    Ok(AggregateRef { name: found.name, arguments, casts, result: found.result, kind: found.kind })
 }
 
 impl AggregateRef {

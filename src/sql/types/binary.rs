@@ -88,7 +88,7 @@ fn input_stored(ty: Type, bytes: &[u8]) -> Result<Datum, SqlError> {
         Type::Int8 => Datum::Int8(i64::from_be_bytes(exact(bytes)?)),
         Type::Float8 => Datum::Float8(f64::from_bits(u64::from_be_bytes(exact(bytes)?))),
         Type::Numeric(limit) => Datum::Numeric(numeric::read_binary(bytes, limit)?),
-        Type::Text | Type::Varchar(None) => Datum::Text(utf8(bytes)?.to_owned()),
+        Type::Text | Type::Varchar(None) | Type::Char(0) => Datum::Text(utf8(bytes)?.to_owned()),
         Type::Varchar(Some(limit)) => Datum::Text(limited(utf8(bytes)?, limit, ty)?.to_owned()),
         Type::Char(limit) => Datum::Text(limited(utf8(bytes)?, limit, ty)?.trim_end_matches(' ').to_owned()),
         Type::Bytea => Datum::Bytea(bytes.to_vec()),

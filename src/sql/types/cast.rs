@@ -21,6 +21,10 @@ pub enum CastContext {
 enum How {
     /// It is carried the same way.
     Same,
+    /// `char(n)` to `bpchar`: the blanks that its length gave it stand in the value from here on.
+    Pad,
+    /// `bpchar` to another string: without the blanks at its end.
+    Trim,
     /// Read from text.
     Input,
     /// Written as text.
@@ -45,6 +49,11 @@ pub struct CastRef {
 /// The conversion from one type to another, None where there is none in that context.
 pub fn find_cast(from: SqlType, to: SqlType, context: CastContext) -> Option<CastRef> {
     let (least, how) = path(from.base(), to.base())?;
+    let how = match (how, from) {
+        (How::Same, SqlType::Stored(Type::Char(1..))) if to == SqlType::BPCHAR => How::Pad,
+        (How::Same, SqlType::BPCHAR) if to.base() != SqlType::BPCHAR => How::Trim,
+        (how, _) => how,
+    };
     (least <= context).then_some(CastRef { from, to, how, context })
 }
 
@@ -97,7 +106,8 @@ fn path(from: SqlType, to: SqlType) -> Option<(CastContext, How)> {
         (T::TEXT | T::VARCHAR, T::Regclass) => (Implicit, How::Input),
         (T::TEXT, T::VARCHAR) | (T::VARCHAR, T::TEXT) | (T::Name, T::TEXT) => (Implicit, How::Same),
         (T::BPCHAR, T::TEXT | T::VARCHAR) => (Implicit, How::Same),
-        (T::TEXT | T::VARCHAR, T::BPCHAR | T::Name) => (Implicit, How::Convert),
+        (T::TEXT | T::VARCHAR, T::BPCHAR) => (Implicit, How::Same),
+        (T::TEXT | T::VARCHAR, T::Name) => (Implicit, How::Convert),
         (T::BPCHAR, T::Name) => (Implicit, How::Convert),
         (T::Name, T::VARCHAR | T::BPCHAR) => (Assignment, How::Convert),
         (T::InternalChar, T::TEXT) => (Implicit, How::Same),
@@ -136,6 +146,17 @@ impl CastRef {
         }
         let converted = match (self.how, value) {
             (How::Same, value) => value,
+            (How::Pad, Datum::Text(mut value)) => {
+                if let SqlType::Stored(Type::Char(length)) = self.from {
+                    pad(&mut value, length);
+                }
+                Datum::Text(value)
+            }
+            (How::Trim, Datum::Text(mut value)) => {
+                value.truncate(value.trim_end_matches(' ').len());
+                Datum::Text(value)
+            }
+            (How::Pad | How::Trim, other) => return mismatch("text", &other),
             (How::Input, Datum::Text(mut value)) => {
                 if let SqlType::Stored(Type::Char(length)) = self.from {
                     pad(&mut value, length);
@@ -144,7 +165,7 @@ impl CastRef {
             }
             (How::Input, other) => return mismatch("text", &other),
             (How::Output, value) => Datum::Text(to_string(self.from, &value, context.formats)),
-            (How::Convert, value) => convert(value, self.to, context)?,
+            (How::Convert, value) => convert(value, self.from, self.to, context)?,
             (How::Elements, value) => self.elements(&value, context)?,
         };
         self.fit(converted)
@@ -164,8 +185,8 @@ impl CastRef {
     fn fit(&self, value: Datum) -> Result<Datum, SqlError> {
         Ok(match (self.to, value) {
             (SqlType::Stored(Type::Numeric(limit @ Some(_))), Datum::Numeric(value)) => Datum::Numeric(numeric::fit(value, limit)?),
-            (SqlType::Stored(ty @ (Type::Varchar(Some(limit)) | Type::Char(limit))), Datum::Text(mut value)) => {
-                if self.context == CastContext::Explicit && limit > 0 {
+            (SqlType::Stored(ty @ (Type::Varchar(Some(limit)) | Type::Char(limit @ 1..))), Datum::Text(mut value)) => {
+                if self.context == CastContext::Explicit {
                     if let Some((at, _)) = value.char_indices().nth(limit as usize) {
                         value.truncate(at);
                     }
@@ -232,7 +253,7 @@ fn bounds(to: SqlType) -> Option<(i64, i64, &'static str)> {
     }
 }
 
-fn convert(value: Datum, to: SqlType, context: &Context<'_>) -> Result<Datum, SqlError> {
+fn convert(value: Datum, from: SqlType, to: SqlType, context: &Context<'_>) -> Result<Datum, SqlError> {
     let zone = &context.formats.zone;
     let base = to.base();
     match value {
@@ -253,8 +274,8 @@ fn convert(value: Datum, to: SqlType, context: &Context<'_>) -> Result<Datum, Sq
             None => numeric::to_float(&value).map(Datum::Float8),
         },
         Datum::Text(value) => match base {
-            SqlType::BPCHAR => Ok(Datum::Text(value.trim_end_matches(' ').to_owned())),
             SqlType::INT4 => Ok(Datum::Int4(value.bytes().next().map_or(0, |b| i32::from(b as i8)))),
+            _ if matches!(from, SqlType::Stored(Type::Char(_))) => Ok(Datum::Text(value.trim_end_matches(' ').to_owned())),
             _ => Ok(Datum::Text(value)),
         },
         Datum::Date(value) => {

@@ -1,9 +1,9 @@
-//! Which of two values is larger. Text compares by its bytes (collation C).
+//! Which of two values is larger. Text compares by its bytes (collation C), `char(n)` without the blanks at its end.
 
 use std::cmp::Ordering;
 
 use super::interval::Interval;
-use super::{Datum, SqlError, SqlType, mismatch, numeric};
+use super::{Datum, SqlError, SqlType, Type, mismatch, numeric};
 
 /// Compares two values of one type, neither null; NaN equals itself and is larger than all other doubles.
 ///
@@ -13,6 +13,9 @@ pub fn compare(ty: SqlType, a: &Datum, b: &Datum) -> Result<Ordering, SqlError> 
     Ok(match (a, b) {
         (Datum::Int4(a), Datum::Int4(b)) => a.cmp(b),
         (Datum::Int8(a), Datum::Int8(b)) => a.cmp(b),
+        (Datum::Text(a), Datum::Text(b)) if matches!(ty, SqlType::Stored(Type::Char(_))) => {
+            a.trim_end_matches(' ').as_bytes().cmp(b.trim_end_matches(' ').as_bytes())
+        }
         (Datum::Text(a), Datum::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
         (Datum::Int2(a), Datum::Int2(b)) => a.cmp(b),
         (Datum::Bool(a), Datum::Bool(b)) => a.cmp(b),

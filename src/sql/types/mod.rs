@@ -18,11 +18,13 @@
 //! |---|---|
 //! | `unknown`, `name`, `"char"` | `Text` |
 //! | `char(n)` | `Text` without trailing blanks; padded on output |
+//! | `bpchar` | `Text` with the blanks it came with, which comparisons don't look at |
 //! | `interval` | `Bytea` of 16 bytes: see [`interval::Interval`] |
 //! | `oid`, `regclass` and its like | `Int8` in 0..2^32 |
 //! | arrays, `int2vector`, `oidvector` | `Text` in PostgreSQL's array notation: see [`mod@array`] |
 //!
-//! `Type::Char(0)` is `bpchar` without a length: an expression can have it, a column can't.
+//! `Type::Char(0)` is `bpchar`, without a length: an expression can have it, a column can't. What becomes of `char(n)` where the length
+//! gets lost (max, CASE of several lengths, UNION).
 //!
 //! # What isn't here
 //! numeric's NaN and infinities (refused, 0A000), `real`, `time`, collations but C (bytes) with case by Unicode's simple mapping,

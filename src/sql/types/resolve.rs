@@ -290,7 +290,8 @@ fn unknowns<T: Candidate>(fitting: Vec<T>, types: &[SqlType]) -> Vec<T> {
 pub fn common_type(types: &[SqlType], what: &str) -> Result<SqlType, SqlError> {
     let mut known = types.iter().copied().filter(|ty| *ty != SqlType::Unknown);
     let Some(first) = known.next() else { return Ok(SqlType::TEXT) };
-    let mut common = first;
+    // A literal or a null has no length: beside one, others lose theirs.
+    let mut common = if types.contains(&SqlType::Unknown) { first.base() } else { first };
     for ty in known {
         if ty.base() == common.base() {
             // Lengths survive only where they agree.

@@ -32,6 +32,7 @@ fn input_stored(ty: Type, text: &str, context: &Context<'_>) -> Result<Datum, Sq
         Type::Text => Datum::Text(text.to_owned()),
         Type::Varchar(None) => Datum::Text(text.to_owned()),
         Type::Varchar(Some(limit)) => Datum::Text(limited(text, limit, ty)?.to_owned()),
+        Type::Char(0) => Datum::Text(text.to_owned()),
         Type::Char(limit) => Datum::Text(limited(text, limit, ty)?.trim_end_matches(' ').to_owned()),
         Type::Bytea => Datum::Bytea(input_bytea(text)?),
         Type::Timestamp => Datum::Timestamp(datetime::input_timestamp(text, context)?),

@@ -117,6 +117,7 @@ fn pg_stat_activity(world: &World) -> Vec<Row> {
     let row = |client: &std::sync::Arc<crate::sql::world::Client>| {
         let state = client.state.lock();
         let (transaction, query, change) = state.times;
+        let waits = client.interrupt.is_waited_for();
         vec![
             oid(DATABASE),
             text(&world.options.database),
@@ -132,8 +133,8 @@ fn pg_stat_activity(world: &World) -> Vec<Row> {
             transaction.map_or(NULL, Datum::TimestampTz),
             Datum::TimestampTz(query),
             Datum::TimestampTz(change),
-            NULL,
-            NULL,
+            if waits { text("Lock") } else { NULL },
+            if waits { text("transactionid") } else { NULL },
             text(state.doing),
             NULL,
             NULL,

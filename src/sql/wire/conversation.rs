@@ -262,8 +262,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, P: Port> Conversation<S, P> {
         } else if self.portals.contains_key(bind.portal) {
             return Err(refused("42P03", format!("cursor \"{}\" already exists", bind.portal)));
         }
-        let binding = Box::pin(self.session.portal(statement, &bind.params, &bind.param_formats, &bind.result_formats));
-        let portal = watch(&mut self.stream.line, &*self.stopper, binding).await?;
+        let portal = match self.session.portal(statement, &bind.params, &bind.param_formats, &bind.result_formats) {
+            Ok(portal) => portal,
+            Err(error) => return Err(watch(&mut self.stream.line, &*self.stopper, Box::pin(self.session.refuse(error))).await.into()),
+        };
         self.portals.insert(bind.portal.into(), portal);
         self.stream.out.bind_complete();
         Ok(())

@@ -34,6 +34,10 @@ pub struct PostgresOptions {
     pub tcp_keepalives_count: u32,
     /// Longest message that a client may send, in bytes. Default 268435456; 65536 to 1073741822.
     pub message_bytes_max: u64,
+    /// Memory that one sort, hash table or list of rows of a statement may take, in bytes (53200). Default 67108864; 65536 to 2^40.
+    pub work_bytes_max: u64,
+    /// Memory that those of all statements of an instance may take together, in bytes (53200). Default 268435456; 1048576 to 2^44.
+    pub work_total_bytes_max: u64,
 }
 
 impl Default for PostgresOptions {
@@ -49,6 +53,8 @@ impl Default for PostgresOptions {
             tcp_keepalives_interval_s: 10,
             tcp_keepalives_count: 6,
             message_bytes_max: 256 << 20,
+            work_bytes_max: 64 << 20,
+            work_total_bytes_max: 256 << 20,
         }
     }
 }
@@ -59,7 +65,7 @@ impl PostgresOptions {
     /// # Errors
     /// The first option that is outside its range.
     pub fn validate(&self) -> Result<(), OptionError> {
-        let checks: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 9] = [
+        let checks: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 11] = [
             ("postgres.max_connections", u64::from(self.max_connections), 1..=10_000, "1 to 10000"),
             ("postgres.idle_session_timeout_ms", self.idle_session_timeout_ms, 0..=1 << 31, "0 to 2^31"),
             ("postgres.idle_in_transaction_session_timeout_ms", self.idle_in_transaction_session_timeout_ms, 0..=1 << 31, "0 to 2^31"),
@@ -69,6 +75,8 @@ impl PostgresOptions {
             ("postgres.tcp_keepalives_interval_s", u64::from(self.tcp_keepalives_interval_s), 1..=32_767, "1 to 32767"),
             ("postgres.tcp_keepalives_count", u64::from(self.tcp_keepalives_count), 1..=127, "1 to 127"),
             ("postgres.message_bytes_max", self.message_bytes_max, 65_536..=MESSAGE_MAX as u64, "65536 to 1073741822"),
+            ("postgres.work_bytes_max", self.work_bytes_max, 65_536..=1 << 40, "65536 to 2^40"),
+            ("postgres.work_total_bytes_max", self.work_total_bytes_max, 1 << 20..=1 << 44, "1048576 to 2^44"),
         ];
         for (name, found, range, allowed) in checks {
             if !range.contains(&found) {
@@ -113,6 +121,8 @@ mod tests {
             ("authentication_timeout_ms = 0", "postgres.authentication_timeout_ms"),
             ("message_bytes_max = 1073741823", "postgres.message_bytes_max"),
             ("tcp_keepalives_count = 128", "postgres.tcp_keepalives_count"),
+            ("work_bytes_max = 1024", "postgres.work_bytes_max"),
+            ("work_total_bytes_max = 65536", "postgres.work_total_bytes_max"),
         ] {
             let options: PostgresOptions = toml::from_str(line).unwrap();
             assert_eq!(options.validate().map_err(|error| error.name), Err(name));

@@ -62,7 +62,8 @@ pub(super) trait Port: Send + 'static {
         params: &[Option<&[u8]>],
         param_formats: &[Format],
         result_formats: &[Format],
-    ) -> impl Future<Output = Result<Self::Portal, SqlError>> + Send;
+    ) -> Result<Self::Portal, SqlError>;
+    fn refuse(&mut self, error: SqlError) -> impl Future<Output = SqlError> + Send;
     fn execute(
         &mut self,
         portal: &mut Self::Portal,
@@ -166,9 +167,12 @@ impl Port for Session {
         params: &[Option<&[u8]>],
         param_formats: &[Format],
         result_formats: &[Format],
-    ) -> impl Future<Output = Result<Portal, SqlError>> + Send {
-        let params = params.iter().map(|param| param.map(<[u8]>::to_vec)).collect();
+    ) -> Result<Portal, SqlError> {
         Session::portal(self, statement, params, param_formats, result_formats)
+    }
+
+    fn refuse(&mut self, error: SqlError) -> impl Future<Output = SqlError> + Send {
+        Session::refuse(self, error)
     }
 
     fn execute(

@@ -267,6 +267,11 @@ impl KeyRange {
         (self.low.as_ref().map(Vec::as_slice), self.high.as_ref().map(Vec::as_slice))
     }
 
+    /// Whether a key lies in it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        std::ops::RangeBounds::<[u8]>::contains(&self.as_bounds(), key)
+    }
+
     /// Whether no key can lie in it.
     pub fn is_empty(&self) -> bool {
         match (&self.low, &self.high) {

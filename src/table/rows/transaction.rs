@@ -48,6 +48,15 @@ pub struct Transaction {
 /// Something of the layer above that lives as long as a transaction.
 pub(in crate::table) type Attachment = Box<dyn std::any::Any + Send + Sync>;
 
+/// What a repeatable read transaction's change must not be newer than.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Against {
+    /// Its snapshot: first updater wins.
+    Snapshot,
+    /// Nothing: the newest version is changed.
+    Now,
+}
+
 impl Transaction {
     pub(super) fn new(rows: Rows, isolation: Isolation, interrupt: Interrupt) -> Transaction {
         let live = rows.shared.book.begin();
@@ -167,7 +176,7 @@ impl Transaction {
     /// [`RowError`].
     pub async fn insert(&mut self, tree: TreeId, key: &[u8], value: &[u8]) -> Result<Inserted, RowError> {
         need_size(key, value)?;
-        match self.write(tree, key, Want::Insert(value), OnConflict::Wait).await? {
+        match self.write(tree, key, Want::Insert(value), OnConflict::Wait, Against::Snapshot).await? {
             Verdict::Exists(version, value) => Ok(Inserted::Exists(Row { key: key.to_vec(), value, version })),
             _ => Ok(Inserted::Done),
         }
@@ -179,7 +188,17 @@ impl Transaction {
     /// [`RowError`].
     pub async fn update(&mut self, tree: TreeId, key: &[u8], seen: Version, value: &[u8]) -> Result<Changed, RowError> {
         need_size(key, value)?;
-        self.change(tree, key, Want::Update(seen, value), OnConflict::Wait).await
+        self.change(tree, key, Want::Update(seen, value), OnConflict::Wait, Against::Snapshot).await
+    }
+
+    /// As [`Transaction::update`], also where the row has changed since a repeatable read transaction's snapshot: for what others are kept from
+    /// changing by locks, and is read as it is now.
+    ///
+    /// # Errors
+    /// [`RowError`].
+    pub async fn update_latest(&mut self, tree: TreeId, key: &[u8], seen: Version, value: &[u8]) -> Result<Changed, RowError> {
+        need_size(key, value)?;
+        self.change(tree, key, Want::Update(seen, value), OnConflict::Wait, Against::Now).await
     }
 
     /// Deletes the row seen as `seen`; waits as [`Transaction::update`] does.
@@ -187,7 +206,20 @@ impl Transaction {
     /// # Errors
     /// [`RowError`].
     pub async fn delete(&mut self, tree: TreeId, key: &[u8], seen: Version) -> Result<Changed, RowError> {
-        let done = self.change(tree, key, Want::Delete(seen), OnConflict::Wait).await?;
+        self.take_out(tree, key, seen, Against::Snapshot).await
+    }
+
+    /// As [`Transaction::delete`], also where the row has changed since a repeatable read transaction's snapshot: see
+    /// [`Transaction::update_latest`].
+    ///
+    /// # Errors
+    /// [`RowError`].
+    pub async fn delete_latest(&mut self, tree: TreeId, key: &[u8], seen: Version) -> Result<Changed, RowError> {
+        self.take_out(tree, key, seen, Against::Now).await
+    }
+
+    async fn take_out(&mut self, tree: TreeId, key: &[u8], seen: Version, against: Against) -> Result<Changed, RowError> {
+        let done = self.change(tree, key, Want::Delete(seen), OnConflict::Wait, against).await?;
         if let (Changed::Done(_), Some(writes)) = (&done, &mut self.writes)
             && writes.garbage.len() < GARBAGE_MAX
         {
@@ -205,11 +237,18 @@ impl Transaction {
             // Its own already.
             return Ok(Changed::Done(seen));
         }
-        self.change(tree, key, Want::Lock(seen), conflict).await
+        self.change(tree, key, Want::Lock(seen), conflict, Against::Snapshot).await
     }
 
-    async fn change(&mut self, tree: TreeId, key: &[u8], want: Want<'_>, conflict: OnConflict) -> Result<Changed, RowError> {
-        Ok(match self.write(tree, key, want, conflict).await? {
+    async fn change(
+        &mut self,
+        tree: TreeId,
+        key: &[u8],
+        want: Want<'_>,
+        conflict: OnConflict,
+        against: Against,
+    ) -> Result<Changed, RowError> {
+        Ok(match self.write(tree, key, want, conflict, against).await? {
             Verdict::Done(undo) => Changed::Done(Version { txn: self.writing().await?.txn, undo }),
             Verdict::Moved(row) => Changed::Moved(row.map(|(version, value)| Row { key: key.to_vec(), value, version })),
             _ => Changed::Moved(None),
@@ -217,11 +256,18 @@ impl Transaction {
     }
 
     /// Changes a row, waiting for whoever has it.
-    async fn write(&mut self, tree: TreeId, key: &[u8], want: Want<'_>, conflict: OnConflict) -> Result<Verdict, RowError> {
+    async fn write(
+        &mut self,
+        tree: TreeId,
+        key: &[u8],
+        want: Want<'_>,
+        conflict: OnConflict,
+        against: Against,
+    ) -> Result<Verdict, RowError> {
         // Given up however this ends: a place that nobody uses would keep those behind it waiting.
         let (rows, live) = (self.rows.clone(), self.live.clone());
         let mut place = Place { rows: &rows, live: &live, row: None };
-        self.write_in_turn(tree, key, want, conflict, &mut place).await
+        self.write_in_turn(tree, key, want, (conflict, against), &mut place).await
     }
 
     async fn write_in_turn<'k>(
@@ -229,12 +275,12 @@ impl Transaction {
         tree: TreeId,
         key: &'k [u8],
         want: Want<'_>,
-        conflict: OnConflict,
+        (conflict, against): (OnConflict, Against),
         place: &mut Place<'_, 'k>,
     ) -> Result<Verdict, RowError> {
-        let snapshot = match self.isolation {
-            Isolation::ReadCommitted => None,
-            Isolation::RepeatableRead => Some(self.eyes().snapshot),
+        let snapshot = match (self.isolation, against) {
+            (Isolation::ReadCommitted, _) | (_, Against::Now) => None,
+            (Isolation::RepeatableRead, Against::Snapshot) => Some(self.eyes().snapshot),
         };
         loop {
             self.check_interrupt()?;

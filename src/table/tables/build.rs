@@ -144,7 +144,6 @@ impl Tables {
         if old.key.is_some() {
             return Err(TablesError::SecondPrimaryKey { table: old.name.clone() });
         }
-        Self::see_all(txn, &old, "ALTER TABLE ADD PRIMARY KEY")?;
         let columns = positions(&old, &spec.columns)?;
         let name = match &spec.name {
             Some(name) => name.clone(),
@@ -153,6 +152,7 @@ impl Tables {
         if self.relation(txn, &name).await?.is_some() {
             return Err(TablesError::DuplicateRelation { name });
         }
+        Self::see_all(txn, &old, "ALTER TABLE ADD PRIMARY KEY")?;
         let mut table = (*old).clone();
         columns.iter().for_each(|position| table.columns[usize::from(*position)].not_null = true);
         table.tree = self.clustered(txn, &old, &name, &columns).await?;

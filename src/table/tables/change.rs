@@ -127,6 +127,32 @@ impl Tables {
         Ok(Removed::Done)
     }
 
+    /// Which row has the same values as `row` in the primary key, or in a unique index of that number, as far as this transaction sees or has
+    /// written.
+    ///
+    /// # Errors
+    /// [`TablesError::Row`], [`TablesError::Codec`].
+    pub async fn conflicting(
+        &self,
+        txn: &Transaction,
+        table: &Table,
+        index: Option<usize>,
+        row: &[Datum],
+    ) -> Result<Option<Duplicate>, TablesError> {
+        // Without a key, row numbers tell rows apart: nothing has that of a new one.
+        let key = table.key.as_ref().map_or(Ok(Vec::new()), |primary| entry::primary_key(table, &primary.columns, row))?;
+        let Some(index) = index.map(|index| &table.indexes[index]) else {
+            return match txn.get_latest(table.tree, &key).await? {
+                Some(there) if table.key.is_some() => self.key_taken(table, row, there).map(Some),
+                _ => Ok(None),
+            };
+        };
+        let entry = entry::entry(table, index, row, &key)?;
+        let values = || index.columns.iter().map(|position| row[usize::from(*position)].clone()).collect();
+        let there = txn.get_latest(index.tree, &entry.key).await?;
+        Ok(there.map(|there| entry::duplicate(table, &index.name, &index.columns, values(), there.value)))
+    }
+
     /// Locks the row seen as `seen` until the end of the transaction.
     ///
     /// # Errors

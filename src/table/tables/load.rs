@@ -38,12 +38,13 @@ pub struct Loader {
 
 impl Tables {
     /// Begins to load rows into `table`, locked for writing. `frozen`: a snapshot from before the transaction that looks into the table later sees
-    /// them too (COPY's FREEZE).
+    /// them too (COPY's FREEZE). `whole`: only the whole transaction can be rolled back, no part of it that began before the rows come: rows of
+    /// a table that it has made go in batches then, which nothing but the end of that table undoes.
     ///
     /// # Errors
     /// [`TablesError::Row`].
-    pub async fn loader(&self, txn: &Transaction, table: &Arc<Table>, frozen: bool) -> Result<Loader, TablesError> {
-        let batches = own(txn).is_some_and(|own| own.trees.contains(&table.tree));
+    pub async fn loader(&self, txn: &Transaction, table: &Arc<Table>, frozen: bool, whole: bool) -> Result<Loader, TablesError> {
+        let batches = whole && own(txn).is_some_and(|own| own.trees.contains(&table.tree));
         let mut last = Vec::new();
         if batches {
             // Whatever lies in the tree, deleted rows too.

@@ -12,7 +12,7 @@ pub(in crate::table) async fn delete(txn: &mut Transaction, tree: TreeId, key: &
     // A row that the snapshot doesn't see has a version, but not this one: rows from long ago are seen by all.
     let mut seen = txn.get_latest(tree, key).await?.map_or(Version::default(), |row| row.version);
     loop {
-        match txn.delete(tree, key, seen).await? {
+        match txn.delete_latest(tree, key, seen).await? {
             Changed::Done(_) => return Ok(true),
             Changed::Moved(Some(row)) => seen = row.version,
             Changed::Moved(None) => return Ok(false),
@@ -29,7 +29,7 @@ pub(in crate::table) async fn delete_value(txn: &mut Transaction, tree: TreeId, 
     loop {
         let (version, matches) = seen.unwrap_or((Version::default(), true));
         let changed = match matches {
-            true => txn.delete(tree, key, version).await?,
+            true => txn.delete_latest(tree, key, version).await?,
             false => txn.lock(tree, key, version, OnConflict::Wait).await?,
         };
         match changed {
@@ -48,7 +48,7 @@ pub(in crate::table) async fn put(txn: &mut Transaction, tree: TreeId, key: &[u8
     loop {
         let Inserted::Exists(mut row) = txn.insert(tree, key, value).await? else { return Ok(()) };
         loop {
-            match txn.update(tree, key, row.version, value).await? {
+            match txn.update_latest(tree, key, row.version, value).await? {
                 Changed::Done(_) => return Ok(()),
                 Changed::Moved(Some(newer)) => row = newer,
                 Changed::Moved(None) => break,

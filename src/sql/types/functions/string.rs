@@ -490,12 +490,12 @@ fn padded_length(ty: SqlType, arguments: &[Datum], _: &Context<'_>) -> Result<Da
 
 pub(crate) static FUNCTIONS: &[Function] = &[
     row("length", &[TEXT], INT4, on!(Text(a) => count(a.chars().count()))),
-    row("length", &[BPCHAR], INT4, on!(Text(a) => count(a.chars().count()))),
+    row("length", &[BPCHAR], INT4, on!(Text(a) => count(a.trim_end_matches(' ').chars().count()))),
     row("length", &[BYTEA], INT4, on!(Bytea(a) => count(a.len()))),
     row("char_length", &[TEXT], INT4, on!(Text(a) => count(a.chars().count()))),
-    row("char_length", &[BPCHAR], INT4, on!(Text(a) => count(a.chars().count()))),
+    row("char_length", &[BPCHAR], INT4, on!(Text(a) => count(a.trim_end_matches(' ').chars().count()))),
     row("character_length", &[TEXT], INT4, on!(Text(a) => count(a.chars().count()))),
-    row("character_length", &[BPCHAR], INT4, on!(Text(a) => count(a.chars().count()))),
+    row("character_length", &[BPCHAR], INT4, on!(Text(a) => count(a.trim_end_matches(' ').chars().count()))),
     row("octet_length", &[TEXT], INT4, on!(Text(a) => count(a.len()))),
     row("octet_length", &[BPCHAR], INT4, padded_length),
     row("octet_length", &[BYTEA], INT4, on!(Bytea(a) => count(a.len()))),

@@ -168,7 +168,7 @@ impl Port for Fake {
         Ok(FakeStatement { text: sql.to_string(), columns: columns(sql) })
     }
 
-    async fn portal(
+    fn portal(
         &mut self,
         statement: &FakeStatement,
         params: &[Option<&[u8]>],
@@ -178,6 +178,10 @@ impl Port for Fake {
         let value = params.first().copied().flatten().unwrap_or_default().to_vec();
         let (text, columns) = (statement.text.clone(), statement.columns.clone());
         Ok(FakePortal { text, columns, formats: result_formats.to_vec(), value, given: 0, since: 0 })
+    }
+
+    async fn refuse(&mut self, error: SqlError) -> SqlError {
+        error
     }
 
     async fn execute(&mut self, portal: &mut FakePortal, max_rows: usize, sink: &mut dyn RowSink) -> Result<Step<Vec<u8>>, SqlError> {

@@ -154,14 +154,14 @@ fn loads_go_in_batches_or_one_by_one() {
                     txn = begin(&tables);
                 }
                 table = tables.table(&txn, &table.name).await.unwrap().unwrap();
-                let mut loader = tables.loader(&txn, &table, false).await.unwrap();
+                let mut loader = tables.loader(&txn, &table, false, true).await.unwrap();
                 // The last ones aren't in order.
                 for row in crowd(500).iter().skip(100).chain(&crowd(100)) {
                     loader.push(&mut txn, row).await.unwrap();
                 }
                 assert_eq!(loader.finish(&mut txn).await.unwrap(), 500);
                 assert_eq!(scan(&tables, &txn, &table).await.len(), 500);
-                let mut loader = tables.loader(&txn, &table, false).await.unwrap();
+                let mut loader = tables.loader(&txn, &table, false, true).await.unwrap();
                 if keyed {
                     let error = loader.push(&mut txn, &person(3, "x", None)).await.unwrap_err();
                     assert_eq!(state(&error), "23505");
