@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod fuse_disk;
 mod fuse_gate;
 pub mod fuzz;
+pub mod hosts;
 pub mod identities;
 pub mod isolation;
 pub mod model;

@@ -79,7 +79,9 @@ impl Files {
     pub(super) fn new(seams: &Seams, disk: &Arc<dyn Disk>, cluster: ClusterId, instance: ThreadId, instances: u16, paths: &[PathBuf]) -> Files {
         let (seams, disk, region) = (seams.clone(), disk.clone(), region_bytes(instances));
         let mut files = Files { seams, disk, cluster, instance, region, entries: Vec::new(), open: BTreeMap::new() };
-        paths.iter().for_each(|path| drop(files.add(path.clone())));
+        for path in paths {
+            files.add(path.clone());
+        }
         files
     }
 

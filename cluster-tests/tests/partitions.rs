@@ -1,0 +1,115 @@
+//! Real processes, each instance in a network namespace of its own: partitions, stopped processes, killed guards, cut storage (issue 4 item 11).
+
+use std::time::{Duration, Instant};
+
+use cluster_tests::hosts::{Hosts, wait_for};
+
+#[test]
+fn the_larger_side_of_a_split_goes_on_and_the_other_comes_back() {
+    let hosts = Hosts::start(3, false);
+    let (epoch, before) = hosts.view();
+    hosts.network.part(&[1], &[2, 3], true);
+    wait_for("a view without instance 1", || hosts.view().1[0] != before[0]);
+    let (_, after) = hosts.view();
+    assert_eq!(after[1..], before[1..], "the larger side stays\n{}", hosts.logs());
+    hosts.network.part(&[1], &[2, 3], false);
+    hosts.whole();
+    let (later, after) = hosts.view();
+    assert!(later > epoch && after[0] > before[0], "it comes back in a new life: {before:?}, {after:?}");
+    assert_eq!(after[1..], before[1..], "nobody else was evicted\n{}", hosts.logs());
+}
+
+#[test]
+fn the_lowest_wins_a_split_of_two() {
+    let hosts = Hosts::start(2, false);
+    let (_, before) = hosts.view();
+    hosts.network.part(&[1], &[2], true);
+    wait_for("a view without instance 2", || hosts.view().1[1] != before[1]);
+    assert_eq!(hosts.view().1[0], before[0], "{}", hosts.logs());
+    hosts.network.part(&[1], &[2], false);
+    hosts.whole();
+    assert_eq!(hosts.view().1[0], before[0], "{}", hosts.logs());
+}
+
+#[test]
+fn a_link_that_fails_one_way_costs_one_side() {
+    let hosts = Hosts::start(3, false);
+    let (_, before) = hosts.view();
+    hosts.network.cut(3, 1);
+    wait_for("a view without one of the two", || hosts.view().1 != before);
+    let (_, after) = hosts.view();
+    assert_eq!(after.iter().zip(&before).filter(|(after, before)| after != before).count(), 1, "{before:?}, {after:?}\n{}", hosts.logs());
+    hosts.network.mend(3, 1);
+    hosts.whole();
+}
+
+#[test]
+fn a_flapping_link_leaves_a_cluster_that_becomes_whole() {
+    let hosts = Hosts::start(3, false);
+    let (epoch, _) = hosts.view();
+    for round in 0..12 {
+        hosts.network.part(&[1], &[3], round % 2 == 0);
+        std::thread::sleep(Duration::from_millis(150 + 50 * (round % 5)));
+    }
+    hosts.whole();
+    // A view a flap at most: it settles, it doesn't thrash.
+    assert!(hosts.view().0 <= epoch + 12, "{:?}\n{}", hosts.view(), hosts.logs());
+}
+
+#[test]
+fn a_short_stop_is_forgiven_and_a_long_one_is_not() {
+    let hosts = Hosts::start(3, false);
+    let before = hosts.view();
+    for _ in 0..5 {
+        hosts.signal(2, libc::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(150));
+        hosts.signal(2, libc::SIGCONT);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    hosts.whole();
+    assert_eq!(hosts.view(), before, "{}", hosts.logs());
+    hosts.signal(2, libc::SIGSTOP);
+    wait_for("the stopped instance is evicted, killed and back", || hosts.view().1[1] > before.1[1]);
+    hosts.whole();
+    let after = hosts.view();
+    assert_eq!((after.1[0], after.1[2]), (before.1[0], before.1[2]), "{}", hosts.logs());
+}
+
+#[test]
+fn a_guard_and_its_instance_killed_together_are_fenced_and_come_back() {
+    let mut hosts = Hosts::start(3, false);
+    let (_, before) = hosts.view();
+    hosts.kill_guard(1);
+    wait_for("a view without it, its fence confirmed", || {
+        let status = hosts.status();
+        hosts.view().1[0].is_none() && status["view"]["evicted"].as_array().is_some_and(Vec::is_empty)
+    });
+    hosts.start_guard(1);
+    hosts.whole();
+    let (_, after) = hosts.view();
+    assert!(after[0] > before[0] && after[1..] == before[1..], "{before:?}, {after:?}\n{}", hosts.logs());
+}
+
+#[test]
+fn storage_cut_for_all_parks_all_and_evicts_nobody() {
+    let hosts = Hosts::start(3, true);
+    let before = hosts.view();
+    hosts.storage().cut();
+    std::thread::sleep(Duration::from_secs(4));
+    hosts.storage().restore();
+    hosts.whole();
+    assert_eq!(hosts.view(), before, "{}", hosts.logs());
+}
+
+#[test]
+fn an_eviction_after_a_kill_is_quick() {
+    let hosts = Hosts::start(3, false);
+    let (_, before) = hosts.view();
+    let begun = Instant::now();
+    hosts.signal(3, libc::SIGKILL);
+    wait_for("the killed instance is back in a new life", || hosts.view().1[2] > before[2]);
+    // What the figure measures exactly (docs/PERFORMANCE.md); here only that nobody waits for the suspicion of a silent host.
+    assert!(begun.elapsed() < Duration::from_secs(60), "{}", hosts.logs());
+    hosts.whole();
+    assert_eq!(hosts.view().1[..2], before[..2], "{}", hosts.logs());
+}
