@@ -100,6 +100,29 @@ impl Hosts {
         self.cluster.signal_instance(id, signal);
     }
 
+    /// Sends a signal to the guard of `id` and to its instance's process, known before so that both get it.
+    ///
+    /// # Panics
+    /// One of them isn't there.
+    pub fn signal_both(&self, id: u16, signal: i32) {
+        let instance = self.cluster.pid_of(id);
+        if let Some(guard) = &self.guards[usize::from(id) - 1] {
+            // SAFETY: a process that we started and have not waited for.
+            unsafe { libc::kill(guard.id() as i32, signal) };
+        }
+        if let Some(instance) = instance {
+            // SAFETY: its guard, which holds it as a child, was just signalled: the number is still its own.
+            unsafe { libc::kill(instance, signal) };
+        }
+    }
+
+    /// When `observer` logged a view that doesn't have `life`, after `since`; both in milliseconds since 1970.
+    pub fn installed_without(&self, observer: u16, since: f64, life: &str) -> Option<f64> {
+        let log = std::fs::read_to_string(self.cluster.path().join(format!("host-{observer}.log"))).unwrap_or_default();
+        let views = log.lines().filter(|line| line.contains("view installed") && !line.contains(life));
+        views.filter_map(logged_ms).find(|at| *at >= since)
+    }
+
     /// The faulty disk under the voting files.
     ///
     /// # Panics
@@ -154,6 +177,12 @@ impl Hosts {
         }
         all
     }
+}
+
+/// The moment that a line of a log begins with, in milliseconds since 1970.
+fn logged_ms(line: &str) -> Option<f64> {
+    let at = chrono::DateTime::parse_from_rfc3339(line.split_ascii_whitespace().next()?).ok()?;
+    Some(at.timestamp_micros() as f64 / 1000.0)
 }
 
 fn hears_all(instance: &Value, count: u16) -> bool {
