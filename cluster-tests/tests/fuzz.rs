@@ -131,3 +131,8 @@ fn configuration() {
 fn frontend() {
     fuzz("frontend");
 }
+
+#[test]
+fn frame() {
+    fuzz("frame");
+}

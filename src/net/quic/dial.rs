@@ -74,7 +74,7 @@ async fn hold(core: &Arc<Core>, peer: Peer, turn: u64, (connection, answer, stre
 async fn attempt(core: &Core, peer: Peer, lane: Lane, address: SocketAddr) -> Result<Made, Failed> {
     let expected = Certified { cluster: core.local.cluster, instance: peer.instance };
     // Neither fails with credentials that were loaded and an address that is one.
-    let config = transport::client(&core.credentials(), &core.options, expected).map_err(|_| None)?;
+    let config = transport::client(&core.credentials(), &core.options, expected, lane).map_err(|_| None)?;
     let connecting = core.endpoint.connect_with(config, address, "regroup").map_err(|_| None)?;
     let failed = |error: &ConnectionError| {
         if let Some(reason) = transport::refused_by_us(error) {

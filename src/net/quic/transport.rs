@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionError, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::{QuicError, QuicOptions};
 use crate::base::Epoch;
@@ -28,7 +28,8 @@ const CLOSED: u32 = 0;
 /// First of the codes that QUIC has for TLS alerts.
 const CRYPTO_ERROR: u64 = 0x100;
 
-fn transport(options: &QuicOptions) -> Arc<TransportConfig> {
+/// The transport of connections that we make for `lane`; without one, of those that peers make.
+fn transport(options: &QuicOptions, lane: Option<Lane>) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(PAYLOAD_MAX);
@@ -38,7 +39,8 @@ fn transport(options: &QuicOptions) -> Arc<TransportConfig> {
     let idle = IdleTimeout::try_from(options.idle_timeout).unwrap_or_else(|_| VarInt::from_u32(2000).into());
     config
         .max_idle_timeout(Some(idle))
-        .keep_alive_interval(Some(options.idle_timeout / 4))
+        // One of them may be lost. Who accepts doesn't need any: its peer's come.
+        .keep_alive_interval(lane.map(|_| options.idle_timeout * 2 / 5))
         // Until the hello is accepted a peer may open one stream, for it.
         .max_concurrent_bidi_streams(1u32.into())
         .max_concurrent_uni_streams(0u32.into())
@@ -50,6 +52,12 @@ fn transport(options: &QuicOptions) -> Arc<TransportConfig> {
         .initial_rtt(Duration::from_millis(20))
         .mtu_discovery_config(Some(mtu))
         .congestion_controller_factory(Arc::new(congestion));
+    if lane == Some(Lane::Heartbeat) {
+        // Nobody waits for the acknowledgement of a heartbeat, and it isn't sent again: one for several will do.
+        let mut acknowledgements = AckFrequencyConfig::default();
+        acknowledgements.ack_eliciting_threshold(100u32.into()).max_ack_delay(Some(options.idle_timeout / 4));
+        config.ack_frequency_config(Some(acknowledgements));
+    }
     Arc::new(config)
 }
 
@@ -69,7 +77,7 @@ pub(super) fn server(credentials: &Credentials, options: &QuicOptions) -> Result
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| QuicError::Tls(error.to_string()))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config
-        .transport_config(transport(options))
+        .transport_config(transport(options, None))
         // A process doesn't move while it lives.
         .migration(false)
         .max_incoming(options.pending_max as usize)
@@ -78,12 +86,17 @@ pub(super) fn server(credentials: &Credentials, options: &QuicOptions) -> Result
     Ok(config)
 }
 
-/// For a connection to the process that `expected` names.
-pub(super) fn client(credentials: &Credentials, options: &QuicOptions, expected: Certified) -> Result<quinn::ClientConfig, QuicError> {
+/// For a connection on `lane` to the process that `expected` names.
+pub(super) fn client(
+    credentials: &Credentials,
+    options: &QuicOptions,
+    expected: Certified,
+    lane: Lane,
+) -> Result<quinn::ClientConfig, QuicError> {
     let tls = tls::client(credentials, expected).map_err(|error| QuicError::Tls(error.to_string()))?;
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| QuicError::Tls(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport(options));
+    config.transport_config(transport(options, Some(lane)));
     Ok(config)
 }
 
