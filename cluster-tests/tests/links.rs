@@ -769,3 +769,38 @@ fn a_renewed_certificate_is_used_for_new_connections() {
         world.refused(Refusal::Authority).await;
     });
 }
+
+#[test]
+fn a_peer_that_falls_silent_is_down_after_the_idle_time_out() {
+    run(|seams| async move {
+        let options = QuicOptions { idle_timeout: Duration::from_millis(200), ..QuicOptions::default() };
+        let world = World::with(&seams, options);
+        // Instance 2 lives on a runtime of its own, which stops: to its peers that is a process that was killed, or stopped.
+        let (tell, told) = std::sync::mpsc::channel();
+        let (cluster, link) = (world.cluster, world.link);
+        let other = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let seams = ThreadsRuntime::start(runtime.handle().clone(), 1).expect("workers");
+            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+            let two = runtime.block_on(async {
+                let two = cluster.link(&seams, TWO, 1, 5, QuicOptions::default());
+                tell.send((two.address(), stop)).expect("the test waits");
+                let _ = stopped.await;
+                two
+            });
+            (runtime, two)
+        });
+        let (address, stop) = told.recv().expect("an address");
+        link.set_peer(TWO, Some(address));
+        until_up(&link).await;
+        beat_until_sent(&link, TWO, &Bytes::new()).await;
+        stop.send(()).expect("it runs");
+        let stopped = Instant::now();
+        assert_eq!(until_down(&link).await, DownReason::Silent);
+        assert!(stopped.elapsed() < Duration::from_secs(2), "the heartbeat lane's time-out, not the others': {:?}", stopped.elapsed());
+        assert_eq!(link.send(TWO, Lane::Control, 1, Bytes::new()), Err(SendError::NotConnected(TWO)));
+        let (runtime, two) = other.join().expect("it ended");
+        drop(two);
+        runtime.shutdown_background();
+    });
+}

@@ -1,9 +1,9 @@
 //! The real link: QUIC with mutual TLS 1.3 (quinn, rustls).
 //!
 //! For the `node` layer and the guard, one for each process. `docs/protocols/interconnect.md` has the protocol. A process sends only on
-//! connections that it made ([`dial`], [`send`]), and receives and answers on those made to it ([`accept`], [`receive`]).
+//! connections that it made (`dial.rs`, `send.rs`), and receives and answers on those made to it (`accept.rs`, `receive.rs`).
 //!
-//! Invariants: those of [`super::Link`]; all that arrives goes through [`super::inbox::Incoming::judge`] before it is put anywhere.
+//! Invariants: those of [`super::Link`]; all that arrives goes through `Incoming::judge` before it is put anywhere.
 //!
 //! It runs on tokio only, as quinn does; simulations use [`super::memory`].
 
@@ -37,7 +37,8 @@ const CLOSING_MAX: Duration = Duration::from_millis(500);
 /// Bounds of a link. The defaults are for production; tests make them small.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuicOptions {
-    /// Silence after which a connection breaks; keep-alives come in two fifths of it. Default 2 s; 100 ms to 60 s.
+    /// Silence after which a connection breaks; keep-alives come in two fifths of it. Between instances only the heartbeat lane watches so
+    /// closely: when it breaks, it takes the others with it; by themselves they bear four times as much. Default 2 s; 100 ms to 60 s.
     pub idle_timeout: Duration,
     /// Longest time from a connection attempt to its accepted hello. Default 2 s; 10 ms to 60 s.
     pub hello_timeout: Duration,
@@ -208,6 +209,17 @@ impl Core {
         let epoch = self.inbox.epoch();
         taken.iter().for_each(|connection| transport::close_for(connection, Refusal::OldIncarnation, epoch));
         made.iter().for_each(|outgoing| outgoing.end(DownReason::Superseded, epoch));
+    }
+
+    /// Ends the lanes to `peer` in this incarnation that watch less closely than the one that fell silent.
+    fn silence(&self, peer: Peer, incarnation: Incarnation) {
+        let made: Vec<Arc<Outgoing>> = {
+            let state = self.state.lock();
+            let call = state.calls.get(&peer);
+            call.map(|call| call.outgoing.values().filter(|other| other.identity.incarnation == incarnation).cloned().collect())
+                .unwrap_or_default()
+        };
+        made.iter().for_each(|outgoing| outgoing.end(DownReason::Silent, self.inbox.epoch()));
     }
 
     /// Counts and logs a refusal, and ends the connection for it.

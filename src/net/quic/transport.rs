@@ -13,7 +13,7 @@ use crate::base::Epoch;
 use crate::net::certificate::{Credentials, tls};
 use crate::net::frame::HEADER;
 use crate::net::hello::Certified;
-use crate::net::{DownReason, Lane, Refusal};
+use crate::net::{DownReason, Lane, Refusal, Role};
 
 /// Requests of a peer that may be in flight: streams on the block lane.
 pub(super) const REQUESTS_MAX: u32 = 256;
@@ -28,19 +28,27 @@ const CLOSED: u32 = 0;
 /// First of the codes that QUIC has for TLS alerts.
 const CRYPTO_ERROR: u64 = 0x100;
 
-/// The transport of connections that we make for `lane`; without one, of those that peers make.
-fn transport(options: &QuicOptions, lane: Option<Lane>) -> Arc<TransportConfig> {
+/// How much longer than the heartbeat lane the other lanes between two instances bear silence.
+const PATIENCE: u32 = 4;
+
+/// The transport of connections that we make to a process of the role `to`, on the lane given; without them, of those that peers make.
+fn transport(options: &QuicOptions, made: Option<(Lane, Role)>) -> Arc<TransportConfig> {
+    // The shorter of what both sides say counts, and it is the maker that knows the lane.
+    let silence = match made {
+        Some((Lane::Heartbeat, _) | (_, Role::Guard)) => options.idle_timeout,
+        _ => options.idle_timeout * PATIENCE,
+    };
     let mut config = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(PAYLOAD_MAX);
     let mut congestion = CubicConfig::default();
     congestion.initial_window(256 << 10);
     // An idle time-out in range is checked with the options.
-    let idle = IdleTimeout::try_from(options.idle_timeout).unwrap_or_else(|_| VarInt::from_u32(2000).into());
+    let idle = IdleTimeout::try_from(silence).unwrap_or_else(|_| VarInt::from_u32(2000).into());
     config
         .max_idle_timeout(Some(idle))
         // One of them may be lost. Who accepts doesn't need any: its peer's come.
-        .keep_alive_interval(lane.map(|_| options.idle_timeout * 2 / 5))
+        .keep_alive_interval(made.map(|_| silence * 2 / 5))
         // Until the hello is accepted a peer may open one stream, for it.
         .max_concurrent_bidi_streams(1u32.into())
         .max_concurrent_uni_streams(0u32.into())
@@ -52,7 +60,7 @@ fn transport(options: &QuicOptions, lane: Option<Lane>) -> Arc<TransportConfig> 
         .initial_rtt(Duration::from_millis(20))
         .mtu_discovery_config(Some(mtu))
         .congestion_controller_factory(Arc::new(congestion));
-    if lane == Some(Lane::Heartbeat) {
+    if made.is_some_and(|(lane, _)| lane == Lane::Heartbeat) {
         // Nobody waits for the acknowledgement of a heartbeat, and it isn't sent again: one for several will do.
         let mut acknowledgements = AckFrequencyConfig::default();
         acknowledgements.ack_eliciting_threshold(100u32.into()).max_ack_delay(Some(options.idle_timeout / 4));
@@ -86,17 +94,17 @@ pub(super) fn server(credentials: &Credentials, options: &QuicOptions) -> Result
     Ok(config)
 }
 
-/// For a connection on `lane` to the process that `expected` names.
+/// For a connection on `lane` to the process of the role `to` that `expected` names.
 pub(super) fn client(
     credentials: &Credentials,
     options: &QuicOptions,
     expected: Certified,
-    lane: Lane,
+    (lane, to): (Lane, Role),
 ) -> Result<quinn::ClientConfig, QuicError> {
     let tls = tls::client(credentials, expected).map_err(|error| QuicError::Tls(error.to_string()))?;
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| QuicError::Tls(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport(options, Some(lane)));
+    config.transport_config(transport(options, Some((lane, to))));
     Ok(config)
 }
 
