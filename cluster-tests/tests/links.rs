@@ -682,6 +682,7 @@ fn a_process_that_stops_says_so_and_one_that_comes_back_is_found() {
         two.close();
         assert_eq!(until_down(&world.link).await, DownReason::Closed);
         assert!(stopped.elapsed() < Duration::from_secs(1), "at once, not after the idle time-out");
+        two.closed().await;
         let again = world.peer(TWO, 2);
         world.link.set_peer(TWO, Some(again.address()));
         assert_eq!(until_up(&world.link).await.incarnation, Incarnation(2));

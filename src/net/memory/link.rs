@@ -302,6 +302,7 @@ impl Link for MemoryLink {
         };
         let end = self.end.clone();
         Box::pin(async move {
+            let _slot = connection.slots.clone().try_acquire_owned().map_err(|_| RequestError::Full(to))?;
             let mut epochs = end.inbox.epochs();
             let asked = *epochs.borrow_and_update();
             let (answered, answer) = oneshot::channel();
