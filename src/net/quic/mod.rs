@@ -42,6 +42,9 @@ pub struct QuicOptions {
     pub idle_timeout: Duration,
     /// Longest time from a connection attempt to its accepted hello. Default 2 s; 10 ms to 60 s.
     pub hello_timeout: Duration,
+    /// Longest UDP payload tried, in bytes; discovery finds what the path carries. Default 1452. With jumbo frames 8952 puts a block into one packet;
+    /// on the loopback interface that is slower than several small ones. 1200 to 8952.
+    pub payload_max: u16,
     /// What each peer may have waiting here.
     pub quota: QuotaLimits,
     /// Control frames that may wait for each peer. Default 1024; 1 to 65536.
@@ -61,6 +64,7 @@ impl Default for QuicOptions {
         QuicOptions {
             idle_timeout: Duration::from_secs(2),
             hello_timeout: Duration::from_secs(2),
+            payload_max: 1452,
             quota: QuotaLimits::default(),
             queue_frames: 1024,
             queue_bytes: 4 << 20,
@@ -260,7 +264,7 @@ impl QuicLink {
     ) -> Result<QuicLink, QuicError> {
         check(&local, &credentials)?;
         validate(&options)?;
-        let endpoint = transport::endpoint(bind, transport::server(&credentials, &options)?)?;
+        let endpoint = transport::endpoint(bind, transport::server(&credentials, &options)?, &options)?;
         let address = endpoint.local_addr().map_err(|reason| QuicError::Bind { address: bind, reason })?;
         let state = State {
             credentials: Arc::new(credentials),
@@ -305,6 +309,9 @@ fn validate(options: &QuicOptions) -> Result<(), QuicError> {
     }
     if !(Duration::from_millis(10)..=minute).contains(&options.hello_timeout) {
         return wrong("hello_timeout");
+    }
+    if !(1200..=8952).contains(&options.payload_max) {
+        return wrong("payload_max");
     }
     if !(1..=65_536).contains(&options.queue_frames) || options.queue_bytes < Lane::Control.body_max() {
         return wrong("queue_frames or queue_bytes");

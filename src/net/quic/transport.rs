@@ -17,8 +17,8 @@ use crate::net::{DownReason, Lane, Refusal, Role};
 
 /// Requests of a peer that may be in flight: streams on the block lane.
 pub(super) const REQUESTS_MAX: u32 = 256;
-/// Longest UDP payload tried: with jumbo frames a block fits one packet. Path MTU discovery finds what passes.
-const PAYLOAD_MAX: u16 = 8952;
+/// UDP payloads that peers may send us, at least: what fits an Ethernet frame.
+const PAYLOAD_MIN: u16 = 1472;
 /// Bytes that one stream may have under way: the longest frame, and as much again so that it flows.
 const STREAM_WINDOW: u32 = 2 * (HEADER + Lane::Block.body_max()) as u32;
 /// Bytes that a connection may have under way once its hello is accepted.
@@ -40,7 +40,7 @@ fn transport(options: &QuicOptions, made: Option<(Lane, Role)>) -> Arc<Transport
     };
     let mut config = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(PAYLOAD_MAX);
+    mtu.upper_bound(options.payload_max);
     let mut congestion = CubicConfig::default();
     congestion.initial_window(256 << 10);
     // An idle time-out in range is checked with the options.
@@ -61,9 +61,9 @@ fn transport(options: &QuicOptions, made: Option<(Lane, Role)>) -> Arc<Transport
         .mtu_discovery_config(Some(mtu))
         .congestion_controller_factory(Arc::new(congestion));
     if made.is_some_and(|(lane, _)| lane == Lane::Heartbeat) {
-        // Nobody waits for the acknowledgement of a heartbeat, and it isn't sent again: one for several will do.
+        // Quinn acknowledges within 25 ms, so each heartbeat by itself; at once is cheaper than waking up for it later.
         let mut acknowledgements = AckFrequencyConfig::default();
-        acknowledgements.ack_eliciting_threshold(100u32.into()).max_ack_delay(Some(options.idle_timeout / 4));
+        acknowledgements.ack_eliciting_threshold(0u32.into());
         config.ack_frequency_config(Some(acknowledgements));
     }
     Arc::new(config)
@@ -109,7 +109,7 @@ pub(super) fn client(
 }
 
 /// A socket on `bind` with QUIC on it.
-pub(super) fn endpoint(bind: SocketAddr, server: quinn::ServerConfig) -> Result<Endpoint, QuicError> {
+pub(super) fn endpoint(bind: SocketAddr, server: quinn::ServerConfig, options: &QuicOptions) -> Result<Endpoint, QuicError> {
     let refused = |reason: std::io::Error| QuicError::Bind { address: bind, reason };
     let runtime = quinn::default_runtime().ok_or(QuicError::NoRuntime)?;
     let socket = UdpSocket::bind(bind).map_err(refused)?;
@@ -118,7 +118,7 @@ pub(super) fn endpoint(bind: SocketAddr, server: quinn::ServerConfig) -> Result<
     let _ = sized.set_recv_buffer_size(4 << 20);
     let _ = sized.set_send_buffer_size(4 << 20);
     let mut config = EndpointConfig::default();
-    config.max_udp_payload_size(PAYLOAD_MAX).map_err(|error| QuicError::Tls(error.to_string()))?;
+    config.max_udp_payload_size(options.payload_max.max(PAYLOAD_MIN)).map_err(|error| QuicError::Tls(error.to_string()))?;
     Endpoint::new(config, Some(server), socket, runtime).map_err(refused)
 }
 
