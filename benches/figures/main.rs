@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods, reason = "benchmarks run on real time and real threads")]
 
 mod commit;
+mod exchange;
+mod heartbeats;
 mod log;
 mod memory;
 mod rig;
@@ -57,6 +59,9 @@ const FIGURES: &[Figure] = &[
     ("commit-64", "64 tasks / one task, commits a second", 20.0, 50.0, commit::sixty_four),
     ("reads", "cached point reads a second, 2 threads", 1e6, 3e6, memory::reads),
     ("rollback", "operations undone a second", 1000.0, 1e5, rows::rollback),
+    ("exchange-1", "8 KiB exchange p50 / bare QUIC", 1.5, 1.1, exchange::one),
+    ("exchange-64", "8 KiB exchanges a second, 64 in flight / bare QUIC", 0.6, 0.9, exchange::many),
+    ("heartbeats", "share of a core, heartbeats of a mesh of four, idle", 0.01, 0.002, heartbeats::idle),
     ("checkpoint", "throughput lost to checkpointing", 0.05, 0.01, commit::checkpoint),
 ];
 

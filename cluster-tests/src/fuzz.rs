@@ -16,6 +16,11 @@ use regroup::base::sim::Sim;
 use regroup::base::{BoxFuture, Gate, Lsn, PageId, Scn, TreeId};
 use regroup::cache::double_write;
 use regroup::cli::config::Config;
+use regroup::net::certificate::certified;
+use regroup::net::frame::{Class, HEADER as FRAME_HEADER, Head};
+use regroup::net::hello::{Admission, Certified, Hello};
+use regroup::net::sequence::Sequences;
+use regroup::net::{Lane, Refusal};
 use regroup::node::store::Store;
 use regroup::page::header::{self, HEADER, Kind};
 use regroup::page::superblock::{COPIES, SUPERBLOCK, Superblock};
@@ -37,7 +42,7 @@ use crate::{conversation, samples, voting, world};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("log_block", log_block),
     ("group", group),
     ("page", page),
@@ -47,6 +52,7 @@ pub const TARGETS: [Target; 9] = [
     ("configuration", configuration),
     ("frontend", frontend),
     ("sector", sector),
+    ("frame", frame),
 ];
 
 /// Inputs for the target of this name to start from.
@@ -63,6 +69,7 @@ pub fn corpus(name: &str) -> Vec<Vec<u8>> {
         "control" => vec![samples::control().encode(samples::CLUSTER.tag(), 0).to_vec()],
         "double_write" => vec![samples::double_write()],
         "sector" => voting::corpus(),
+        "frame" => samples::frames(),
         "frontend" => conversation::corpus().into_iter().map(|bytes| [&[0, 40][..], &bytes].concat()).collect(),
         _ => vec![
             b"instance = 2\n[storage]\nredo = [\"/a\", \"b\"]\ndata = [\"/c\"]\n[options]\nlog_mode = \"none\"\n".to_vec(),
@@ -228,6 +235,50 @@ pub fn configuration(data: &[u8]) {
         && options.validate().is_ok()
     {
         assert!(options.cache_frames() >= regroup::base::limits::CACHE_FRAMES_MIN && !options.log_batch_interval().is_zero());
+    }
+}
+
+/// A frame as peers send it, behind a byte that picks the lane; as it is, and with length and checksum repaired. A hello in it is judged, any other
+/// frame counted. What follows is read as a certificate.
+pub fn frame(data: &[u8]) {
+    let Some((lane, bytes)) = data.split_first() else { return };
+    let lane = Lane::ALL[usize::from(*lane) % Lane::ALL.len()];
+    let _ = certified(&bytes.into());
+    let tag = samples::CLUSTER.tag();
+    frame_as_it_is(bytes, lane, tag);
+    let Some((header, body)) = bytes.split_first_chunk::<FRAME_HEADER>() else { return };
+    let body = &body[..body.len().min(lane.body_max())];
+    let mut repaired = *header;
+    repaired[16..20].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    let Ok((head, length)) = Head::parse(&repaired, lane) else { return };
+    assert_eq!(length, body.len());
+    frame_as_it_is(&[&head.encode(body, tag)[..], body].concat(), lane, tag);
+}
+
+fn frame_as_it_is(bytes: &[u8], lane: Lane, tag: u64) {
+    let Ok((head, body)) = Head::decode(bytes, lane, tag) else { return };
+    assert!(head.lane == lane && body.len() <= lane.body_max());
+    assert!(head.encode(body, tag)[..] == bytes[..FRAME_HEADER], "a header that reads back as other bytes");
+    if head.class == Class::Hello {
+        let Ok(hello) = Hello::decode(body) else { return };
+        assert!(hello.encode()[..] == *body, "a hello that reads back as other bytes");
+        assert!(hello.lane.joins(hello.from.role, hello.to.role));
+        let own = samples::hello_to();
+        let certificate = Certified { cluster: samples::CLUSTER, instance: samples::hello().from.instance };
+        let mut admission = Admission::new(own);
+        if admission.admit(&hello, certificate, samples::writer().epoch).is_ok() {
+            assert!(hello.cluster == own.cluster && hello.to == own.peer && hello.from != own.peer);
+            assert!(hello.from.instance == certificate.instance && hello.epoch >= samples::writer().epoch);
+            assert!(
+                !admission.is_current(hello.from, regroup::base::Incarnation(hello.incarnation.0.wrapping_sub(1)))
+                    || hello.incarnation.0 == 0
+            );
+        }
+        return;
+    }
+    let mut sequences = Sequences::new(lane);
+    if sequences.accept(head.sequence).is_ok() {
+        assert_eq!(sequences.accept(head.sequence), Err(Refusal::Replay), "a frame counted twice");
     }
 }
 

@@ -8,6 +8,9 @@ use regroup::base::{ClusterId, Epoch, Incarnation, Lsn, PageId, Scn, ThreadId, T
 use regroup::cache::double_write::{DoubleWrite, IMAGES};
 use regroup::disk::memory::{MemoryDisk, MemoryMedia};
 use regroup::disk::{Access, Buffer, Disk};
+use regroup::net::frame::{Class, Head};
+use regroup::net::hello::{Hello, Local};
+use regroup::net::{Lane, Peer};
 use regroup::page::superblock::{DOUBLE_WRITE_AT, FileKind, Shape, Superblock};
 use regroup::page::{Kind, header, slotted, space};
 use regroup::redo::block::{self, BLOCK_HEADER, LogIdentity};
@@ -158,4 +161,32 @@ pub fn double_write() -> Vec<u8> {
         area.fill(bytes, 2).await.1.expect("the memory disk takes it");
     });
     media.peek("/redo", DOUBLE_WRITE_AT, LOG_BLOCK)
+}
+
+/// A hello of the writer of all samples to instance 1.
+pub fn hello() -> Hello {
+    let (from, to) = (Peer::instance(THREAD), hello_to().peer);
+    Hello { cluster: CLUSTER, from, to, lane: Lane::Control, incarnation: writer().incarnation, epoch: writer().epoch }
+}
+
+/// Instance 1, whom the hello is for.
+pub fn hello_to() -> Local {
+    Local { cluster: CLUSTER, peer: Peer::instance(ThreadId(1)), incarnation: Incarnation(3) }
+}
+
+/// A hello and a frame of each lane, each behind the byte that picks the lane in the fuzz target `frame`.
+pub fn frames() -> Vec<Vec<u8>> {
+    let frame = |lane: Lane, class, sequence, body: &[u8]| {
+        let Writer { incarnation, epoch, .. } = writer();
+        let kind = if class == Class::Hello { 0 } else { 0x0304 };
+        let head = Head { lane, class, kind, epoch, incarnation, sequence };
+        [&[lane as u8 - 1][..], &head.encode(body, CLUSTER.tag()), body].concat()
+    };
+    vec![
+        frame(Lane::Control, Class::Hello, 0, &hello().encode()),
+        frame(Lane::Heartbeat, Class::Message, 17, b"still here"),
+        frame(Lane::Control, Class::Message, 1, b"a control frame"),
+        frame(Lane::Block, Class::Request, 5, b"which block"),
+        frame(Lane::Block, Class::Answer, 5, &[8; 600]),
+    ]
 }

@@ -136,3 +136,8 @@ fn configuration() {
 fn frontend() {
     fuzz("frontend");
 }
+
+#[test]
+fn frame() {
+    fuzz("frame");
+}

@@ -343,6 +343,41 @@ mod tests {
     }
 
     #[test]
+    fn refusals_are_counted_each_and_logged_once_for_each_peer_and_reason() {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = lines.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || Lines(sink.clone())).with_ansi(false).finish();
+        let inbox = inbox(4);
+        tracing::subscriber::with_default(log, || {
+            for _ in 0..100 {
+                for instance in [2, 3] {
+                    let culprit = Culprit::Peer(Peer::instance(ThreadId(instance)));
+                    inbox.refuse(culprit, Refusal::Replay);
+                    inbox.refuse(culprit, Refusal::Garbage);
+                }
+            }
+        });
+        assert_eq!((inbox.counters().refused(Refusal::Replay), inbox.counters().refusals()), (200, 400));
+        let text = String::from_utf8(lines.lock().clone()).unwrap();
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(text.contains("from=instance 3") && text.contains("a repeated sequence number"), "{text}");
+    }
+
+    /// Where log lines go in tests.
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
     fn a_share_is_given_back_when_its_frame_is_handed_out() {
         let inbox = inbox(1);
         let quota = Quota::new(QuotaLimits { frames: 2, bytes: 1 << 20 });

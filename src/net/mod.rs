@@ -324,4 +324,9 @@ pub trait Link: Send + Sync + 'static {
 
     /// Ends all connections, telling peers. Dropping the link does the same; a process that is killed doesn't.
     fn close(&self);
+
+    /// After [`Link::close`]: waits until peers could hear of it, half a second at most. A process that exits without waiting may take the word with it.
+    fn closed(&self) -> BoxFuture<()> {
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::link::End;
 use super::{Fate, Wires};
@@ -16,8 +16,10 @@ use crate::net::hello::Hello;
 use crate::net::inbox::{Culprit, Incoming, Share, count};
 use crate::net::{Answer, Arrival, DownReason, Lane, Refusal, Reply, RequestError, SendError};
 
-/// Control frames that may be on their way at once.
-const FLYING_MAX: usize = 1024;
+/// Control frames that may be on their way at once, and their bytes.
+const FLYING_MAX: (usize, usize) = (1024, 4 << 20);
+/// Requests that may be in flight at once.
+const REQUESTS_MAX: usize = 256;
 
 /// See the module's description.
 pub(super) struct Connection {
@@ -35,6 +37,8 @@ pub(super) struct Connection {
     incoming: Incoming,
     /// Why it is over, for its maker.
     ended: watch::Sender<Option<DownReason>>,
+    /// Taken by requests in flight.
+    pub(super) slots: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -45,6 +49,7 @@ struct State {
     sequence: u64,
     /// Control frames with the time at which they are due, in order.
     flying: VecDeque<(Instant, Vec<u8>)>,
+    flying_bytes: usize,
     pumping: bool,
 }
 
@@ -65,6 +70,7 @@ impl Connection {
             answer,
             incoming: Incoming::new(hello, to.quota(hello.from)),
             ended: watch::Sender::new(None),
+            slots: Arc::new(Semaphore::new(REQUESTS_MAX)),
             state: Mutex::default(),
         })
     }
@@ -165,8 +171,11 @@ impl Connection {
 
     /// Sends a control frame behind those that are on their way.
     pub(super) fn control(self: &Arc<Self>, end: &End, kind: u16, body: &[u8]) -> Result<(), SendError> {
-        if self.state.lock().flying.len() >= FLYING_MAX {
-            return Err(SendError::Full(self.answer.from));
+        {
+            let state = self.state.lock();
+            if state.flying.len() >= FLYING_MAX.0 || state.flying_bytes + body.len() > FLYING_MAX.1 {
+                return Err(SendError::Full(self.answer.from));
+            }
         }
         let (_, bytes) = self.frame(end, Class::Message, kind, body);
         let after = match self.wires.fate(self.from_host, self.to_host) {
@@ -176,6 +185,7 @@ impl Connection {
         let pump = {
             let mut state = self.state.lock();
             let due = (end.seams.now() + after).max(state.flying.back().map_or(Instant(0), |(due, _)| *due));
+            state.flying_bytes += bytes.len();
             state.flying.push_back((due, bytes));
             !std::mem::replace(&mut state.pumping, true)
         };
@@ -198,8 +208,12 @@ impl Connection {
             if !self.gets_through().await {
                 return;
             }
-            let front = self.state.lock().flying.pop_front();
-            let Some((_, bytes)) = front else { return };
+            let bytes = {
+                let mut state = self.state.lock();
+                let Some((_, bytes)) = state.flying.pop_front() else { return };
+                state.flying_bytes -= bytes.len();
+                bytes
+            };
             let Some((to, arrival)) = self.judge(&bytes, None) else { continue };
             let share = self.incoming.quota.take(bytes.len() - HEADER).await;
             to.inbox.put(arrival, Some(share));

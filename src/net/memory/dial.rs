@@ -39,7 +39,10 @@ pub(super) async fn keep_connected(end: Arc<End>, peer: Peer, lane: Lane, addres
 /// Keeps a connection until it breaks.
 async fn hold(end: &Arc<End>, peer: Peer, turn: u64, connection: Arc<Connection>) {
     let (lane, identity) = (connection.lane, connection.answer.identity());
-    end.use_connection(peer, turn, connection.clone());
+    if !end.use_connection(peer, turn, &connection) {
+        connection.refuse();
+        return;
+    }
     count(&end.inbox.tally().connected);
     end.wires.happened(|happened| happened.connected += 1);
     if lane == Lane::Control {

@@ -72,12 +72,14 @@ impl End {
         self.is_alive() && self.state.lock().calls.get(&peer).is_some_and(|call| call.turn == turn)
     }
 
-    pub(super) fn use_connection(&self, peer: Peer, turn: u64, connection: Arc<Connection>) {
+    /// Puts a connection to use, unless the peer's address was given anew or a newer incarnation said hello meanwhile.
+    pub(super) fn use_connection(&self, peer: Peer, turn: u64, connection: &Arc<Connection>) -> bool {
         let mut state = self.state.lock();
-        if let Some(call) = state.calls.get_mut(&peer).filter(|call| call.turn == turn) {
-            call.told.remove(&connection.lane);
-            call.connections.insert(connection.lane, connection);
-        }
+        let current = self.inbox.admission.lock().is_current(peer, connection.answer.incarnation);
+        let Some(call) = state.calls.get_mut(&peer).filter(|call| call.turn == turn && current) else { return false };
+        call.told.remove(&connection.lane);
+        call.connections.insert(connection.lane, connection.clone());
+        true
     }
 
     /// Keeps a connection that was made to this process. It replaces an earlier one of the same maker for the same lane.
@@ -300,6 +302,7 @@ impl Link for MemoryLink {
         };
         let end = self.end.clone();
         Box::pin(async move {
+            let _slot = connection.slots.clone().try_acquire_owned().map_err(|_| RequestError::Full(to))?;
             let mut epochs = end.inbox.epochs();
             let asked = *epochs.borrow_and_update();
             let (answered, answer) = oneshot::channel();

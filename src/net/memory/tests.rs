@@ -281,6 +281,13 @@ fn queues_are_bounded() {
         for expected in 0..queued {
             assert_eq!(number(&next_frame(&two.link).await.3), expected);
         }
+        let mut asked: Vec<_> = (0..257).map(|_| one.link.request(TWO, 1, Bytes::new())).collect();
+        let last = asked.pop().expect("as many");
+        for request in asked {
+            one.seams.spawn("request", Box::pin(async move { drop(request.await) }));
+        }
+        one.seams.sleep(Duration::from_millis(1)).await;
+        assert_eq!(last.await, Err(RequestError::Full(TWO)));
         let long = Bytes::from(vec![0; Lane::Control.body_max() + 1]);
         assert!(matches!(one.link.send(TWO, Lane::Control, 1, long), Err(SendError::TooLong { .. })));
         assert_eq!(one.link.send(TWO, Lane::Block, 1, body(0)), Err(SendError::WrongLane));

@@ -13,7 +13,7 @@ use crate::net::backoff::Backoff;
 use crate::net::certificate::certified_by;
 use crate::net::hello::{Certified, Hello};
 use crate::net::inbox::{Culprit, count};
-use crate::net::{Arrival, Lane, Peer, Refusal};
+use crate::net::{Arrival, DownReason, Lane, Peer, Refusal};
 
 /// Why an attempt failed: refused by the peer, which is in that epoch; or nothing was heard, or we refused the peer.
 type Failed = Option<(Refusal, Epoch)>;
@@ -52,7 +52,9 @@ async fn hold(core: &Arc<Core>, peer: Peer, turn: u64, (connection, answer, stre
     }
     count(&core.inbox.tally().connected);
     if lane != Lane::Control {
-        outgoing.over().await;
+        if outgoing.over().await == DownReason::Silent && lane == Lane::Heartbeat {
+            core.silence(peer, identity.incarnation);
+        }
         drop(stream);
         return;
     }
@@ -74,7 +76,7 @@ async fn hold(core: &Arc<Core>, peer: Peer, turn: u64, (connection, answer, stre
 async fn attempt(core: &Core, peer: Peer, lane: Lane, address: SocketAddr) -> Result<Made, Failed> {
     let expected = Certified { cluster: core.local.cluster, instance: peer.instance };
     // Neither fails with credentials that were loaded and an address that is one.
-    let config = transport::client(&core.credentials(), &core.options, expected).map_err(|_| None)?;
+    let config = transport::client(&core.credentials(), &core.options, expected, (lane, peer.role)).map_err(|_| None)?;
     let connecting = core.endpoint.connect_with(config, address, "regroup").map_err(|_| None)?;
     let failed = |error: &ConnectionError| {
         if let Some(reason) = transport::refused_by_us(error) {

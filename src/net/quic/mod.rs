@@ -1,9 +1,9 @@
 //! The real link: QUIC with mutual TLS 1.3 (quinn, rustls).
 //!
 //! For the `node` layer and the guard, one for each process. `docs/protocols/interconnect.md` has the protocol. A process sends only on
-//! connections that it made ([`dial`], [`send`]), and receives and answers on those made to it ([`accept`], [`receive`]).
+//! connections that it made (`dial.rs`, `send.rs`), and receives and answers on those made to it (`accept.rs`, `receive.rs`).
 //!
-//! Invariants: those of [`super::Link`]; all that arrives goes through [`super::inbox::Incoming::judge`] before it is put anywhere.
+//! Invariants: those of [`super::Link`]; all that arrives goes through `Incoming::judge` before it is put anywhere.
 //!
 //! It runs on tokio only, as quinn does; simulations use [`super::memory`].
 
@@ -31,13 +31,20 @@ use crate::base::{BoxFuture, Epoch, Incarnation, Seams};
 pub use rate::Rate;
 use send::Outgoing;
 
+/// Longest wait for peers to hear that the link was closed.
+const CLOSING_MAX: Duration = Duration::from_millis(500);
+
 /// Bounds of a link. The defaults are for production; tests make them small.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuicOptions {
-    /// Silence after which a connection breaks; a quarter of it between keep-alives. Default 2 s; 100 ms to 60 s.
+    /// Silence after which a connection breaks; keep-alives come in two fifths of it. Between instances only the heartbeat lane watches so
+    /// closely: when it breaks, it takes the others with it; by themselves they bear four times as much. Default 2 s; 100 ms to 60 s.
     pub idle_timeout: Duration,
     /// Longest time from a connection attempt to its accepted hello. Default 2 s; 10 ms to 60 s.
     pub hello_timeout: Duration,
+    /// Longest UDP payload tried, in bytes; discovery finds what the path carries. Default 1452. With jumbo frames 8952 puts a block into one packet;
+    /// on the loopback interface that is slower than several small ones. 1200 to 8952.
+    pub payload_max: u16,
     /// What each peer may have waiting here.
     pub quota: QuotaLimits,
     /// Control frames that may wait for each peer. Default 1024; 1 to 65536.
@@ -57,6 +64,7 @@ impl Default for QuicOptions {
         QuicOptions {
             idle_timeout: Duration::from_secs(2),
             hello_timeout: Duration::from_secs(2),
+            payload_max: 1452,
             quota: QuotaLimits::default(),
             queue_frames: 1024,
             queue_bytes: 4 << 20,
@@ -137,10 +145,10 @@ impl Core {
         !state.closed && state.calls.get(&peer).is_some_and(|call| call.turn == turn)
     }
 
-    /// Puts a connection to use, unless the peer's address was given anew.
+    /// Puts a connection to use, unless the peer's address was given anew or a newer incarnation said hello meanwhile.
     fn use_connection(&self, peer: Peer, turn: u64, outgoing: &Arc<Outgoing>) -> bool {
         let mut state = self.state.lock();
-        let closed = state.closed;
+        let closed = state.closed || !self.inbox.admission.lock().is_current(peer, outgoing.identity.incarnation);
         let Some(call) = state.calls.get_mut(&peer).filter(|call| call.turn == turn && !closed) else { return false };
         call.told = None;
         call.outgoing.insert(outgoing.lane, outgoing.clone());
@@ -207,6 +215,17 @@ impl Core {
         made.iter().for_each(|outgoing| outgoing.end(DownReason::Superseded, epoch));
     }
 
+    /// Ends the lanes to `peer` in this incarnation that watch less closely than the one that fell silent.
+    fn silence(&self, peer: Peer, incarnation: Incarnation) {
+        let made: Vec<Arc<Outgoing>> = {
+            let state = self.state.lock();
+            let call = state.calls.get(&peer);
+            call.map(|call| call.outgoing.values().filter(|other| other.identity.incarnation == incarnation).cloned().collect())
+                .unwrap_or_default()
+        };
+        made.iter().for_each(|outgoing| outgoing.end(DownReason::Silent, self.inbox.epoch()));
+    }
+
     /// Counts and logs a refusal, and ends the connection for it.
     fn refuse(&self, culprit: Culprit, connection: &quinn::Connection, reason: Refusal) {
         self.inbox.refuse(culprit, reason);
@@ -245,7 +264,7 @@ impl QuicLink {
     ) -> Result<QuicLink, QuicError> {
         check(&local, &credentials)?;
         validate(&options)?;
-        let endpoint = transport::endpoint(bind, transport::server(&credentials, &options)?)?;
+        let endpoint = transport::endpoint(bind, transport::server(&credentials, &options)?, &options)?;
         let address = endpoint.local_addr().map_err(|reason| QuicError::Bind { address: bind, reason })?;
         let state = State {
             credentials: Arc::new(credentials),
@@ -290,6 +309,9 @@ fn validate(options: &QuicOptions) -> Result<(), QuicError> {
     }
     if !(Duration::from_millis(10)..=minute).contains(&options.hello_timeout) {
         return wrong("hello_timeout");
+    }
+    if !(1200..=8952).contains(&options.payload_max) {
+        return wrong("payload_max");
     }
     if !(1..=65_536).contains(&options.queue_frames) || options.queue_bytes < Lane::Control.body_max() {
         return wrong("queue_frames or queue_bytes");
@@ -390,6 +412,14 @@ impl Link for QuicLink {
         let epoch = self.core.inbox.epoch();
         calls.values().flat_map(|call| call.outgoing.values()).for_each(|outgoing| outgoing.end(DownReason::Closed, epoch));
         self.core.endpoint.close(0u32.into(), &epoch.0.to_le_bytes());
+    }
+
+    fn closed(&self) -> BoxFuture<()> {
+        let core = self.core.clone();
+        Box::pin(async move {
+            // Peers that are gone acknowledge nothing: then it is over when they would have to have.
+            core.within(CLOSING_MAX, core.endpoint.wait_idle()).await;
+        })
     }
 }
 

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionError, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::{QuicError, QuicOptions};
 use crate::base::Epoch;
 use crate::net::certificate::{Credentials, tls};
 use crate::net::frame::HEADER;
 use crate::net::hello::Certified;
-use crate::net::{DownReason, Lane, Refusal};
+use crate::net::{DownReason, Lane, Refusal, Role};
 
 /// Requests of a peer that may be in flight: streams on the block lane.
 pub(super) const REQUESTS_MAX: u32 = 256;
-/// Longest UDP payload tried: with jumbo frames a block fits one packet. Path MTU discovery finds what passes.
-const PAYLOAD_MAX: u16 = 8952;
+/// UDP payloads that peers may send us, at least: what fits an Ethernet frame.
+const PAYLOAD_MIN: u16 = 1472;
 /// Bytes that one stream may have under way: the longest frame, and as much again so that it flows.
 const STREAM_WINDOW: u32 = 2 * (HEADER + Lane::Block.body_max()) as u32;
 /// Bytes that a connection may have under way once its hello is accepted.
@@ -28,17 +28,27 @@ const CLOSED: u32 = 0;
 /// First of the codes that QUIC has for TLS alerts.
 const CRYPTO_ERROR: u64 = 0x100;
 
-fn transport(options: &QuicOptions) -> Arc<TransportConfig> {
+/// How much longer than the heartbeat lane the other lanes between two instances bear silence.
+const PATIENCE: u32 = 4;
+
+/// The transport of connections that we make to a process of the role `to`, on the lane given; without them, of those that peers make.
+fn transport(options: &QuicOptions, made: Option<(Lane, Role)>) -> Arc<TransportConfig> {
+    // The shorter of what both sides say counts, and it is the maker that knows the lane.
+    let silence = match made {
+        Some((Lane::Heartbeat, _) | (_, Role::Guard)) => options.idle_timeout,
+        _ => options.idle_timeout * PATIENCE,
+    };
     let mut config = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(PAYLOAD_MAX);
+    mtu.upper_bound(options.payload_max);
     let mut congestion = CubicConfig::default();
     congestion.initial_window(256 << 10);
     // An idle time-out in range is checked with the options.
-    let idle = IdleTimeout::try_from(options.idle_timeout).unwrap_or_else(|_| VarInt::from_u32(2000).into());
+    let idle = IdleTimeout::try_from(silence).unwrap_or_else(|_| VarInt::from_u32(2000).into());
     config
         .max_idle_timeout(Some(idle))
-        .keep_alive_interval(Some(options.idle_timeout / 4))
+        // One of them may be lost. Who accepts doesn't need any: its peer's come.
+        .keep_alive_interval(made.map(|_| silence * 2 / 5))
         // Until the hello is accepted a peer may open one stream, for it.
         .max_concurrent_bidi_streams(1u32.into())
         .max_concurrent_uni_streams(0u32.into())
@@ -50,6 +60,12 @@ fn transport(options: &QuicOptions) -> Arc<TransportConfig> {
         .initial_rtt(Duration::from_millis(20))
         .mtu_discovery_config(Some(mtu))
         .congestion_controller_factory(Arc::new(congestion));
+    if made.is_some_and(|(lane, _)| lane == Lane::Heartbeat) {
+        // Quinn acknowledges within 25 ms, so each heartbeat by itself; at once is cheaper than waking up for it later.
+        let mut acknowledgements = AckFrequencyConfig::default();
+        acknowledgements.ack_eliciting_threshold(0u32.into());
+        config.ack_frequency_config(Some(acknowledgements));
+    }
     Arc::new(config)
 }
 
@@ -69,7 +85,7 @@ pub(super) fn server(credentials: &Credentials, options: &QuicOptions) -> Result
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| QuicError::Tls(error.to_string()))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config
-        .transport_config(transport(options))
+        .transport_config(transport(options, None))
         // A process doesn't move while it lives.
         .migration(false)
         .max_incoming(options.pending_max as usize)
@@ -78,17 +94,22 @@ pub(super) fn server(credentials: &Credentials, options: &QuicOptions) -> Result
     Ok(config)
 }
 
-/// For a connection to the process that `expected` names.
-pub(super) fn client(credentials: &Credentials, options: &QuicOptions, expected: Certified) -> Result<quinn::ClientConfig, QuicError> {
+/// For a connection on `lane` to the process of the role `to` that `expected` names.
+pub(super) fn client(
+    credentials: &Credentials,
+    options: &QuicOptions,
+    expected: Certified,
+    (lane, to): (Lane, Role),
+) -> Result<quinn::ClientConfig, QuicError> {
     let tls = tls::client(credentials, expected).map_err(|error| QuicError::Tls(error.to_string()))?;
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| QuicError::Tls(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport(options));
+    config.transport_config(transport(options, Some((lane, to))));
     Ok(config)
 }
 
 /// A socket on `bind` with QUIC on it.
-pub(super) fn endpoint(bind: SocketAddr, server: quinn::ServerConfig) -> Result<Endpoint, QuicError> {
+pub(super) fn endpoint(bind: SocketAddr, server: quinn::ServerConfig, options: &QuicOptions) -> Result<Endpoint, QuicError> {
     let refused = |reason: std::io::Error| QuicError::Bind { address: bind, reason };
     let runtime = quinn::default_runtime().ok_or(QuicError::NoRuntime)?;
     let socket = UdpSocket::bind(bind).map_err(refused)?;
@@ -97,7 +118,7 @@ pub(super) fn endpoint(bind: SocketAddr, server: quinn::ServerConfig) -> Result<
     let _ = sized.set_recv_buffer_size(4 << 20);
     let _ = sized.set_send_buffer_size(4 << 20);
     let mut config = EndpointConfig::default();
-    config.max_udp_payload_size(PAYLOAD_MAX).map_err(|error| QuicError::Tls(error.to_string()))?;
+    config.max_udp_payload_size(options.payload_max.max(PAYLOAD_MIN)).map_err(|error| QuicError::Tls(error.to_string()))?;
     Endpoint::new(config, Some(server), socket, runtime).map_err(refused)
 }
 
