@@ -186,6 +186,10 @@ impl Fencer {
             _ => "its writes and its answers to clients may go on",
         };
         let why = format!("{victim}: {open}: {}", missing.join("; "));
-        if hopeless { Outcome::Failed { why: format!("{why}; {}", remedy(&victim)) } } else { Outcome::Unknown { why, remedy: remedy(&victim) } }
+        if hopeless {
+            Outcome::Failed { why: format!("{why}; {}", remedy(&victim)) }
+        } else {
+            Outcome::Unknown { why, remedy: remedy(&victim) }
+        }
     }
 }

@@ -146,7 +146,9 @@ pub enum GuardError {
         file: PathBuf,
     },
     /// Too few voting files.
-    #[error("no majority of the {files} voting files can be used, and without one no instance may run: {why}; check storage.voting in the configuration")]
+    #[error(
+        "no majority of the {files} voting files can be used, and without one no instance may run: {why}; check storage.voting in the configuration"
+    )]
     NoMajority {
         /// How many there are.
         files: usize,
