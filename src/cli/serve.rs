@@ -258,7 +258,7 @@ impl Run {
         let served = async {
             if config.instance != SERVES_SQL {
                 door.elsewhere(config);
-                board.member(Writer { thread: config.thread(), incarnation, epoch });
+                board.member(Writer { thread: config.thread(), incarnation, epoch }, door.address());
                 say(&json!({
                     "event": "open", "instance": config.instance, "incarnation": incarnation.0, "epoch": epoch.0, "postgres": door.address(),
                 }));
