@@ -162,7 +162,7 @@ fn instance(args: &Args, config: Config, home: Option<InstanceDir>) -> Result<i3
     let above = Incarnation(args.above);
     let ran = on_runtime(kind, async move |seams, disk| {
         let run = Run { config, home, leash, above, seams, disk };
-        Ok(run.to_its_end().await)
+        Ok(run.live().await)
     });
     ran.map_err(with(exit::NOT_OPENED))?
 }
@@ -178,7 +178,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_its_end(self) -> Result<i32, Failed> {
+    async fn live(self) -> Result<i32, Failed> {
         let unopened = with::<CommandError>(exit::NOT_OPENED);
         let mut stop = StopSignal::new().map_err(&unopened)?;
         let board = Board::new();
