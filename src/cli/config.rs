@@ -370,3 +370,52 @@ impl Config {
         ThreadId(self.instance)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(more: &str, instance: u16) -> Result<Config, ConfigError> {
+        let storage = "[storage]\nredo = [\"r1\", \"r2\", \"r3\"]\ndata = [\"d\"]\n";
+        Config::parse_as(&format!("{storage}{more}"), Path::new("/c/regroup.toml"), Some(instance))
+    }
+
+    #[test]
+    fn an_instance_has_its_own_addresses_where_a_section_gives_them() {
+        let text = "voting = [\"v\"]\n[postgres]\nlisten = \"10.0.0.1:7000\"\n[interconnect]\nlisten = \"10.0.0.9:5\"\ntls = \"/keys\"\n\
+             [[instances]]\nid = 3\nlisten = \"10.0.0.3:9\"\ninterconnect = \"10.0.0.3:0\"\n[[instances]]\nid = 2\nguard = \"10.0.0.2:6\"\n";
+        let addresses = |id| {
+            let config = parsed(text, id).unwrap();
+            (config.listen().unwrap().to_string(), config.interconnect().to_string(), config.guard_listen().to_string())
+        };
+        let expected = |listen: &str, interconnect: &str, guard: &str| (listen.to_string(), interconnect.to_string(), guard.to_string());
+        assert_eq!(addresses(1), expected("10.0.0.1:7000", "10.0.0.9:5", "10.0.0.9:0"));
+        assert_eq!(addresses(2), expected("10.0.0.1:7001", "10.0.0.9:5", "10.0.0.2:6"));
+        assert_eq!(addresses(3), expected("10.0.0.3:9", "10.0.0.3:0", "10.0.0.3:0"));
+        let config = parsed(text, 1).unwrap();
+        assert_eq!((config.storage.voting[0].to_str(), config.interconnect.tls.to_str()), (Some("/c/v"), Some("/keys")));
+        assert_eq!(config.files().count(), 5);
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused() {
+        for (text, complaint) in [
+            ("", "lists 0 files"),
+            ("voting = [\"a\", \"b\"]\n", "lists 2 files"),
+            ("voting = [\"1\", \"2\", \"3\", \"4\", \"5\", \"6\", \"7\"]\n", "lists 7 files"),
+            ("voting = [\"v\"]\n[[instances]]\nid = 4\n", "ids are 1 to 3"),
+            ("voting = [\"v\"]\n[[instances]]\nid = 0\n", "ids are 1 to 3"),
+            ("voting = [\"v\"]\n[[instances]]\nid = 2\n[[instances]]\nid = 2\n", "another one"),
+            ("voting = [\"v\"]\n[postgres]\nlisten = \"127.0.0.1:65534\"\n", "65535"),
+            ("voting = [\"v\"]\n[fence]\nmethods = [\"lease\"]\n", "no-pause"),
+            ("voting = [\"v\"]\n[guard]\nrestart_pause_ms = 0\n", "guard.restart_pause_ms"),
+            ("voting = [\"v\"]\n[membership]\nlease_ms = 599\n", "membership.lease_ms"),
+            ("voting = [\"v\"]\n[[instances]]\nid = 2\nports = 3\n", "ports"),
+        ] {
+            let error = parsed(text, 1).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{text}: {error}");
+        }
+        let alone = "[storage]\nredo = [\"r\"]\ndata = [\"d\"]\n";
+        assert!(!Config::parse(alone, Path::new("c")).unwrap().is_clustered());
+    }
+}

@@ -95,7 +95,9 @@ fn list(cluster: &ClusterDir, as_json: bool) -> Result<bool, CommandError> {
     for one in &view.unconfirmed {
         let (id, incarnation) = (one.id.0, one.incarnation.0);
         println!("instance {id}, incarnation {incarnation}: evicted, but it isn't certain that it writes nothing any more");
-        println!("  start it again where it ran (clusterctl start {id}): its guard proves that the old life is dead. Or make sure that its host is off, then:");
+        println!(
+            "  start it again where it ran (clusterctl start {id}): its guard proves that the old life is dead. Or make sure that its host is off, then:"
+        );
         println!("  clusterctl fence confirm {id} --incarnation {incarnation} --reason \"...\"");
     }
     Ok(view.unconfirmed.is_empty())
@@ -112,15 +114,28 @@ fn confirmed(cluster: &ClusterDir, confirm: &Confirm) -> Result<bool, CommandErr
         let view = votes.survey.newest().ok_or("no voting file tells of a view: see `clusterctl voting list`")?;
         let evicted = view.unconfirmed.iter().find(|one| one.id.0 == *id);
         match evicted {
-            None => return Err(format!("instance {id} isn't waiting for a fence in the view of epoch {}: see `clusterctl fence list`", view.epoch.0).into()),
+            None => {
+                return Err(format!(
+                    "instance {id} isn't waiting for a fence in the view of epoch {}: see `clusterctl fence list`",
+                    view.epoch.0
+                )
+                .into());
+            }
             Some(one) if one.incarnation.0 != *incarnation => {
-                return Err(format!("the life of instance {id} that waits for its fence is incarnation {}, not {incarnation}", one.incarnation.0).into());
+                return Err(format!(
+                    "the life of instance {id} that waits for its fence is incarnation {}, not {incarnation}",
+                    one.incarnation.0
+                )
+                .into());
             }
             Some(_) => {}
         }
-        write_down(cluster, &json!({
-            "at_ms": seams.wall_ms(), "id": id, "incarnation": incarnation, "epoch": view.epoch.0, "reason": reason, "user": user(),
-        }))?;
+        write_down(
+            cluster,
+            &json!({
+                "at_ms": seams.wall_ms(), "id": id, "incarnation": incarnation, "epoch": view.epoch.0, "reason": reason, "user": user(),
+            }),
+        )?;
         let request = Request::ConfirmFence { id: *id, incarnation: *incarnation, reason: reason.clone() };
         let mut why = "no instance of this host runs: start one, which carries it out (clusterctl start), then confirm again".to_string();
         for other in cluster.local_instances()?.into_iter().filter(|other| other != id) {
@@ -144,7 +159,9 @@ fn confirmed(cluster: &ClusterDir, confirm: &Confirm) -> Result<bool, CommandErr
 fn user() -> String {
     // SAFETY: takes nothing, touches no memory.
     let number = unsafe { libc::getuid() };
-    std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).map_or_else(|_| format!("uid {number}"), |name| format!("{name} (uid {number})"))
+    std::env::var("SUDO_USER")
+        .or_else(|_| std::env::var("USER"))
+        .map_or_else(|_| format!("uid {number}"), |name| format!("{name} (uid {number})"))
 }
 
 /// Adds a line to the record, durable.

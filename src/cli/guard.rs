@@ -43,13 +43,7 @@ pub(super) fn run(config: &Config, cluster: &ClusterDir, home: &InstanceDir) -> 
     runtime.block_on(guard(config, cluster, home, seams, disk))
 }
 
-async fn guard(
-    config: &Config,
-    cluster: &ClusterDir,
-    home: &InstanceDir,
-    seams: Seams,
-    disk: Arc<dyn Disk>,
-) -> Result<i32, CommandError> {
+async fn guard(config: &Config, cluster: &ClusterDir, home: &InstanceDir, seams: Seams, disk: Arc<dyn Disk>) -> Result<i32, CommandError> {
     let mut signal = StopSignal::new()?;
     let _presence = Presence::announce_guard(home, &seams).await?;
     say(&json!({ "event": "guarding", "instance": config.instance, "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") }));

@@ -212,7 +212,8 @@ impl Making {
         if args.disk != DiskKind::Auto {
             options.push(("disk", toml::Value::try_from(args.disk)?.to_string()));
         }
-        let text = template::render(&Chosen { cluster: shape.cluster.to_string(), redo, data, voting, options: &options, listen: args.listen });
+        let text =
+            template::render(&Chosen { cluster: shape.cluster.to_string(), redo, data, voting, options: &options, listen: args.listen });
         let written = self.cluster.config_file().with_extension("toml.new");
         self.written = Some(written.clone());
         let mut file = File::create(&written)?;

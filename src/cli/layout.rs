@@ -147,7 +147,11 @@ impl ClusterDir {
         let mut chosen = if ids.is_empty() { self.local_instances()? } else { ids.to_vec() };
         if chosen.is_empty() {
             let shown = self.path.display();
-            return Err(format!("no instance has a directory in {shown} on this host: name those that are to run here, 1 to {}", all.len()).into());
+            return Err(format!(
+                "no instance has a directory in {shown} on this host: name those that are to run here, 1 to {}",
+                all.len()
+            )
+            .into());
         }
         chosen.sort_unstable();
         chosen.dedup();

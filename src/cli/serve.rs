@@ -162,7 +162,7 @@ fn instance(args: &Args, config: Config, home: Option<InstanceDir>) -> Result<i3
     let above = Incarnation(args.above);
     let ran = on_runtime(kind, async move |seams, disk| {
         let run = Run { config, home, leash, above, seams, disk };
-        Ok(run.to_its_end().await)
+        Ok(run.live().await)
     });
     ran.map_err(with(exit::NOT_OPENED))?
 }
@@ -178,7 +178,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_its_end(self) -> Result<i32, Failed> {
+    async fn live(self) -> Result<i32, Failed> {
         let unopened = with::<CommandError>(exit::NOT_OPENED);
         let mut stop = StopSignal::new().map_err(&unopened)?;
         let board = Board::new();
@@ -232,7 +232,8 @@ impl Run {
         let unopened = with::<CommandError>(exit::NOT_OPENED);
         drained(config, seams, stop).await.map_err(&unopened)?;
         // From here on this process holds the instance's locks: it has an identity only with all of them (rule 6).
-        let volume = Volume::open(disk.clone(), &config.storage.paths(), Access::Write(config.thread())).await.map_err(with(exit::NOT_OPENED))?;
+        let volume =
+            Volume::open(disk.clone(), &config.storage.paths(), Access::Write(config.thread())).await.map_err(with(exit::NOT_OPENED))?;
         let control = read_control(disk, config).await.map_err(&unopened)?;
         let above = self.above.max(control.writer.incarnation);
         let member = match member::start(config, volume.shape(), above).await {
@@ -257,7 +258,7 @@ impl Run {
         let served = async {
             if config.instance != SERVES_SQL {
                 door.elsewhere(config);
-                board.member(Writer { thread: config.thread(), incarnation, epoch });
+                board.member(Writer { thread: config.thread(), incarnation, epoch }, door.address());
                 say(&json!({
                     "event": "open", "instance": config.instance, "incarnation": incarnation.0, "epoch": epoch.0, "postgres": door.address(),
                 }));
@@ -287,7 +288,7 @@ impl Run {
         };
         let closed = tokio::select! {
             biased;
-            reason = member.stopped() => self.thrown_out(&member, &reason).await,
+            reason = member.stopped() => self.thrown_out(reason),
             closed = served => closed?,
         };
         if !closed {
@@ -300,19 +301,10 @@ impl Run {
     }
 
     /// This life is over by the cluster's decision: nothing more is written, nothing more is answered.
-    async fn thrown_out(&self, member: &Member, reason: &StopReason) -> ! {
-        // The error has the reason in words.
-        let why = match member.join().await {
-            Err(error) => error.to_string(),
-            Ok(_) => format!("instance {} is no member any more: {reason:?}", self.config.instance),
-        };
-        let code = match reason {
-            StopReason::LiveIdentity { .. } | StopReason::Unproven { .. } => exit::UNUSABLE,
-            _ => exit::EVICTED,
-        };
-        say(&json!({ "event": "evicted", "instance": self.config.instance, "why": why }));
-        tracing::error!("{why}");
-        let _ = writeln!(std::io::stderr(), "error: {why}");
+    fn thrown_out(&self, reason: StopReason) -> ! {
+        let Failed { code, error } = self.no_member(MemberError::Stopped { instance: self.config.thread(), reason: Box::new(reason) });
+        say(&json!({ "event": "evicted", "instance": self.config.instance, "why": error.to_string() }));
+        let _ = writeln!(std::io::stderr(), "error: {error}");
         // Not a return: that would write what is dirty.
         std::process::exit(code)
     }

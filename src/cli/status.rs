@@ -120,7 +120,8 @@ impl Cluster {
         let coordinator = proposer.filter(leads).or(first_open);
         let recovery = newest_recovery(&observed);
         let pid = |process: Option<super::process::Identity>| process.map(|process| process.pid);
-        let of_member = |member: &Option<Value>, name: &str| member.as_ref().map(|member| member[name].clone()).filter(|value| !value.is_null());
+        let of_member =
+            |member: &Option<Value>, name: &str| member.as_ref().map(|member| member[name].clone()).filter(|value| !value.is_null());
         let instances = observed
             .into_iter()
             .map(|instance| Instance {

@@ -200,9 +200,8 @@ mod tests {
     fn the_file_still_parses_with_every_comment_sign_before_an_option_taken_away() {
         let text = sample(&[]);
         let all = || OPTIONS.iter().chain(POSTGRES).chain(MEMBERSHIP).chain(FENCE).chain(GUARD).map(|option| option.name);
-        let names = |line: &str| {
-            all().chain(["listen", "tls", "interconnect", "guard"]).any(|name| line.starts_with(&format!("# {name} = ")))
-        };
+        let names =
+            |line: &str| all().chain(["listen", "tls", "interconnect", "guard"]).any(|name| line.starts_with(&format!("# {name} = ")));
         let uncommented: String = text.lines().map(|line| format!("{}\n", if names(line) { &line[2..] } else { line })).collect();
         assert_ne!(uncommented, text);
         let config = Config::parse(&uncommented, Path::new("/d/regroup.toml")).unwrap();

@@ -116,7 +116,12 @@ fn replace(cluster: &ClusterDir, config: &Config, old: &Path, new: &Path) -> Res
             match client::ask(&seams, &home.socket(), &request, |_| {}).await {
                 Ok(done) => {
                     write(cluster, &edited)?;
-                    println!("{} has the place of {} since epoch {}", new.display(), config.storage.voting[position].display(), done["epoch"]);
+                    println!(
+                        "{} has the place of {} since epoch {}",
+                        new.display(),
+                        config.storage.voting[position].display(),
+                        done["epoch"]
+                    );
                     println!("the configuration of this host names it now; on other hosts, change storage.voting, too");
                     return Ok(true);
                 }
@@ -179,7 +184,8 @@ fn write(cluster: &ClusterDir, text: &str) -> Result<(), CommandError> {
         .and_then(|()| std::fs::File::open(&aside)?.sync_all())
         .and_then(|()| std::fs::rename(&aside, &file))
         .and_then(|()| std::fs::File::open(cluster.path())?.sync_all());
-    let failed = |error| format!("the view names the new file, but {} can't be changed: {error}; change storage.voting by hand", file.display());
+    let failed =
+        |error| format!("the view names the new file, but {} can't be changed: {error}; change storage.voting by hand", file.display());
     written.map_err(|error| failed(error).into())
 }
 

@@ -60,7 +60,13 @@ mod tests {
         assert_eq!(HostId::own().unwrap(), HostId::own().unwrap());
         assert_ne!(HostId::own().unwrap(), HostId::default());
         assert_eq!(HostId::parse("00112233-4455-6677-8899-aabbccddeeff").unwrap().to_string(), "00112233445566778899aabbccddeeff");
-        for wrong in ["", "00112233", "x0112233-4455-6677-8899-aabbccddeeff", "++112233-4455-6677-8899-aabbccddeeff", "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}"] {
+        for wrong in [
+            "",
+            "00112233",
+            "x0112233-4455-6677-8899-aabbccddeeff",
+            "++112233-4455-6677-8899-aabbccddeeff",
+            "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
+        ] {
             assert_eq!(HostId::parse(wrong), None, "{wrong}");
         }
     }

@@ -24,7 +24,10 @@ use crate::base::{BoxFuture, Seams};
 /// What must be true for `lease` to end writes: name, and what it says.
 pub const ASSUMPTIONS: [(&str, &str); 3] = [
     ("clock-rate", "the monotonic clocks of any two hosts run at rates that differ by less than 10 %"),
-    ("no-pause", "no instance is paused (SIGSTOP, VM pause, swap) between looking at its lease and the end of the system call that it allowed"),
+    (
+        "no-pause",
+        "no instance is paused (SIGSTOP, VM pause, swap) between looking at its lease and the end of the system call that it allowed",
+    ),
     ("bounded-io", "no write reaches the storage later than one lease time after the system call that issued it"),
 ];
 
@@ -68,7 +71,11 @@ impl Method for Lease {
         let (seams, lease) = (self.seams.clone(), self.lease);
         Box::pin(async move {
             seams.sleep(wait(lease)).await;
-            let evidence = format!("its lease of {} ms has run out, by waiting {} ms since it was evicted", lease.as_millis(), wait(lease).as_millis());
+            let evidence = format!(
+                "its lease of {} ms has run out, by waiting {} ms since it was evicted",
+                lease.as_millis(),
+                wait(lease).as_millis()
+            );
             Outcome::Confirmed { by: By::Lease, evidence }
         })
     }

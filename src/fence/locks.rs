@@ -106,9 +106,10 @@ impl Locks for FileLocks {
     fn prove_between_peers(&self) -> Result<(), String> {
         let device = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
         match self.files.voting.iter().chain(&self.files.storage).find(device) {
-            Some(path) => {
-                Err(format!("{} is a block device: between instances its locks prove nothing, as each may have a node of its own", path.display()))
-            }
+            Some(path) => Err(format!(
+                "{} is a block device: between instances its locks prove nothing, as each may have a node of its own",
+                path.display()
+            )),
             None => Ok(()),
         }
     }

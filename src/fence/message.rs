@@ -120,8 +120,7 @@ impl Report {
     }
 }
 
-type Serializer<'a> =
-    rkyv::api::high::HighSerializer<AlignedVec, rkyv::ser::allocator::ArenaHandle<'a>, rancor::Error>;
+type Serializer<'a> = rkyv::api::high::HighSerializer<AlignedVec, rkyv::ser::allocator::ArenaHandle<'a>, rancor::Error>;
 
 fn encoded(message: &impl for<'a> rkyv::Serialize<Serializer<'a>>) -> Bytes {
     // A few numbers: nothing in them can fail to be written to memory.

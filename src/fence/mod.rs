@@ -157,7 +157,8 @@ impl Fencer {
         let mut weakest = By::Guard;
         for method in &self.methods {
             let Guarantee { writes: of_writes, answers: of_answers } = method.guarantee();
-            if !(of_writes.ends() && !writes || of_answers.ends() && !answers) {
+            let adds = (of_writes.ends() && !writes) || (of_answers.ends() && !answers);
+            if !adds {
                 continue;
             }
             let outcome = method.fence(victim).await;
@@ -186,6 +187,10 @@ impl Fencer {
             _ => "its writes and its answers to clients may go on",
         };
         let why = format!("{victim}: {open}: {}", missing.join("; "));
-        if hopeless { Outcome::Failed { why: format!("{why}; {}", remedy(&victim)) } } else { Outcome::Unknown { why, remedy: remedy(&victim) } }
+        if hopeless {
+            Outcome::Failed { why: format!("{why}; {}", remedy(&victim)) }
+        } else {
+            Outcome::Unknown { why, remedy: remedy(&victim) }
+        }
     }
 }

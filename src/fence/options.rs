@@ -80,10 +80,11 @@ impl FenceOptions {
         if (1..self.methods.len()).any(|at| self.methods[..at].contains(&self.methods[at])) {
             return Err(FenceOptionsError::Twice);
         }
-        if !self.methods.contains(&MethodName::Guard) && !(self.methods.contains(&MethodName::Lease) && self.lease_is_accepted()) {
-            return Err(FenceOptionsError::NothingEndsWrites);
-        }
-        Ok(())
+        let ends_writes = |method: &MethodName| match method {
+            MethodName::Guard => true,
+            MethodName::Lease => self.lease_is_accepted(),
+        };
+        if self.methods.iter().any(ends_writes) { Ok(()) } else { Err(FenceOptionsError::NothingEndsWrites) }
     }
 
     /// Whether every assumption of `lease` is accepted by name, so that it counts as ending writes.

@@ -150,7 +150,10 @@ fn a_fence_is_confirmed_when_writes_and_answers_are_ended() {
     let writes = |outcome| scripted("writes", true, false, outcome);
     let answers = |outcome| scripted("answers", false, true, outcome);
     assert_eq!(run(vec![both(&confirmed), writes(&failed)]), Outcome::Confirmed { by: By::Guard, evidence: "both: sure".into() });
-    assert_eq!(run(vec![writes(&confirmed), answers(&confirmed)]), Outcome::Confirmed { by: By::Guard, evidence: "writes: sure; answers: sure".into() });
+    assert_eq!(
+        run(vec![writes(&confirmed), answers(&confirmed)]),
+        Outcome::Confirmed { by: By::Guard, evidence: "writes: sure; answers: sure".into() }
+    );
     assert!(matches!(run(vec![both(&unknown_), both(&confirmed)]), Outcome::Confirmed { .. }));
     let (why, _) = unknown(run(vec![writes(&confirmed), answers(&unknown_)]));
     assert!(why.contains("its answers to clients may go on: answers: dark"), "{why}");

@@ -46,7 +46,12 @@ pub enum AskError {
 ///
 /// # Errors
 /// [`AskError`].
-pub async fn ask(seams: &Seams, socket: &Path, request: &Request, mut hear: impl FnMut(&Answer) + Send) -> Result<serde_json::Value, AskError> {
+pub async fn ask(
+    seams: &Seams,
+    socket: &Path,
+    request: &Request,
+    mut hear: impl FnMut(&Answer) + Send,
+) -> Result<serde_json::Value, AskError> {
     ask_within(seams, socket, request, SILENCE_MAX, &mut hear).await
 }
 

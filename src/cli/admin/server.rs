@@ -97,9 +97,10 @@ impl Board {
     }
 
     /// It is a member, and serves no SQL.
-    pub fn member(&self, writer: Writer) {
+    pub fn member(&self, writer: Writer, postgres: Option<SocketAddr>) {
         let mut status = self.shared.status.lock();
-        (status.state, status.incarnation, status.epoch) = (State::Open, Some(writer.incarnation.0), Some(writer.epoch.0));
+        (status.state, status.incarnation, status.epoch, status.postgres) =
+            (State::Open, Some(writer.incarnation.0), Some(writer.epoch.0), postgres);
     }
 
     /// Another view is in effect.

@@ -221,7 +221,9 @@ pub const GUARD: &[Explained] = &[
     },
     Explained {
         name: "restart_forget_ms",
-        meaning: &["An instance that has lived so long before it died is started again at once, as if it were the first time, in milliseconds."],
+        meaning: &[
+            "An instance that has lived so long before it died is started again at once, as if it were the first time, in milliseconds.",
+        ],
         default: "60000",
         range: "1 to 86400000",
     },
@@ -249,7 +251,10 @@ pub const MEMBERSHIP: &[Explained] = &[
     },
     Explained {
         name: "suspicion_floor_ms",
-        meaning: &["Least silence, by interconnect and voting files, before an instance is suspected to be dead, in milliseconds.", "Jitter that was seen makes it longer by itself."],
+        meaning: &[
+            "Least silence, by interconnect and voting files, before an instance is suspected to be dead, in milliseconds.",
+            "Jitter that was seen makes it longer by itself.",
+        ],
         default: "600",
         range: "3 network intervals and 2.5 disk intervals or more, up to 600000",
     },
@@ -267,7 +272,10 @@ pub const MEMBERSHIP: &[Explained] = &[
     },
     Explained {
         name: "lease_ms",
-        meaning: &["An instance that has not written to and read from a majority of voting files for so long serves nobody until it has,", "in milliseconds. Shorter than any suspicion, so that it has stopped answering before others go on without it."],
+        meaning: &[
+            "An instance that has not written to and read from a majority of voting files for so long serves nobody until it has,",
+            "in milliseconds. Shorter than any suspicion, so that it has stopped answering before others go on without it.",
+        ],
         default: "500",
         range: "2 disk intervals to 9/10 of suspicion_floor_ms",
     },
@@ -285,7 +293,9 @@ pub const MEMBERSHIP: &[Explained] = &[
     },
     Explained {
         name: "storage_timeout_ms",
-        meaning: &["An instance that is heard over the interconnect, but doesn't write to the voting files, is evicted after this, in milliseconds."],
+        meaning: &[
+            "An instance that is heard over the interconnect, but doesn't write to the voting files, is evicted after this, in milliseconds.",
+        ],
         default: "10000",
         range: "2 suspicion floors to 600000",
     },

@@ -13,16 +13,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::voting::{self, VotingFile};
 use super::GuardError;
+use super::voting::{self, VotingFile};
 use crate::base::{ClusterId, Epoch, Incarnation, Instant, Seams, ThreadId};
 use crate::disk::{Access, Buffer, Disk, DiskError, Durability};
 use crate::fence::locks::guard_lock;
+use crate::membership::VotingId;
 use crate::membership::guard::{Child, GuardRecord};
 use crate::membership::heartbeat::head;
 use crate::membership::sector::{Place, SectorKind};
 use crate::membership::survey::{Snapshot, Survey};
-use crate::membership::VotingId;
 use crate::page::superblock::{Shape, StorageError};
 
 /// Between two tries to open a file that could not be opened.

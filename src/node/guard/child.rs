@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 
 use super::core::Ending;
 use super::leash::{LINE_MAX, Said};
-use super::{Heard, Host, Signal};
+use super::{Heard, Host, Signal, Started};
 use crate::base::{BoxFuture, Incarnation};
 
 /// Starts instances as processes of this program.
@@ -23,7 +23,7 @@ pub struct Processes<F> {
 }
 
 impl<F: FnMut(Incarnation) -> Command + Send + 'static> Host for Processes<F> {
-    fn start(&mut self, above: Incarnation) -> Result<(Box<dyn super::Child>, Box<dyn super::Hearing>), String> {
+    fn start(&mut self, above: Incarnation) -> Result<Started, String> {
         let command = (self.command)(above);
         let program = command.get_program().to_string_lossy().into_owned();
         let (child, hearing) = start(command).map_err(|error| format!("can't run {program}: {error}"))?;

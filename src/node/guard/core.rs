@@ -165,9 +165,15 @@ struct Child {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     /// No child; its locks are looked at. `after`: how the last one ended, none before the first.
-    Looking { after: Option<Ending>, killed: Epoch, told: Instant },
+    Looking {
+        after: Option<Ending>,
+        killed: Epoch,
+        told: Instant,
+    },
     /// No child, none of its I/O; one is started then.
-    Pausing { until: Instant },
+    Pausing {
+        until: Instant,
+    },
     /// Was asked to start one.
     Starting,
     Running(Child),
@@ -297,7 +303,11 @@ impl Guard {
             Look::Held(path) => format!("{} is still in use by it, or by I/O that it left behind", path.display()),
         };
         if self.stopping {
-            return self.over(out, exit::UNUSABLE, Some(format!("told to stop before it was certain that the instance's I/O has drained: {waits_for}")));
+            return self.over(
+                out,
+                exit::UNUSABLE,
+                Some(format!("told to stop before it was certain that the instance's I/O has drained: {waits_for}")),
+            );
         }
         if now.since(told) >= TELL_EVERY {
             self.state = State::Looking { after, killed, told: now };

@@ -85,13 +85,16 @@ pub trait Hearing: Send + 'static {
     fn next(self: Box<Self>) -> BoxFuture<(Box<dyn Hearing>, Heard)>;
 }
 
+/// A child that was started: how to signal it, and how to hear of it.
+pub type Started = (Box<dyn Child>, Box<dyn Hearing>);
+
 /// Starts children: real processes, or simulated ones.
 pub trait Host: Send + 'static {
     /// Starts one whose incarnation is to be above this one.
     ///
     /// # Errors
     /// Why not.
-    fn start(&mut self, above: Incarnation) -> Result<(Box<dyn Child>, Box<dyn Hearing>), String>;
+    fn start(&mut self, above: Incarnation) -> Result<Started, String>;
 }
 
 /// Makes the guard's end of the interconnect: of which cluster, for its life, and the epoch that it knows.
@@ -146,7 +149,9 @@ pub enum GuardError {
         file: PathBuf,
     },
     /// Too few voting files.
-    #[error("no majority of the {files} voting files can be used, and without one no instance may run: {why}; check storage.voting in the configuration")]
+    #[error(
+        "no majority of the {files} voting files can be used, and without one no instance may run: {why}; check storage.voting in the configuration"
+    )]
     NoMajority {
         /// How many there are.
         files: usize,

@@ -60,7 +60,10 @@ impl Rig {
     }
 
     fn demand(&mut self, id: ThreadId, incarnation: u64) -> Vec<Output> {
-        self.give(Input::Demand { from: Peer::instance(ThreadId(1)), victim: Victim { id, incarnation: Incarnation(incarnation), epoch: Epoch(4) } })
+        self.give(Input::Demand {
+            from: Peer::instance(ThreadId(1)),
+            victim: Victim { id, incarnation: Incarnation(incarnation), epoch: Epoch(4) },
+        })
     }
 }
 

@@ -41,7 +41,14 @@ pub fn new_id(seams: &Seams) -> VotingId {
 ///
 /// # Errors
 /// It is there already, or can't be made; a file made in part is left for the caller to remove, and isn't taken for a voting file.
-pub async fn create(disk: &Arc<dyn Disk>, path: &Path, shape: Shape, number: u16, id: VotingId, genesis: Option<&View>) -> Result<(), StorageError> {
+pub async fn create(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    shape: Shape,
+    number: u16,
+    id: VotingId,
+    genesis: Option<&View>,
+) -> Result<(), StorageError> {
     // Nobody is member while it isn't named by a view: any lock will do, and this one keeps two inits apart.
     let file = disk.open(path, Access::Create(ThreadId(1), shape.file_bytes(FileKind::Voting)))?;
     if disk.is_device(file)
@@ -99,7 +106,15 @@ mod tests {
     use crate::disk::memory::{MemoryDisk, MemoryMedia};
 
     fn shape(tag: u8) -> Shape {
-        Shape { cluster: ClusterId([tag; 16]), threads: 3, data_files: 1, ring_bytes: 8 << 20, data_bytes: 1 << 20, grow: true, created_ms: 1 }
+        Shape {
+            cluster: ClusterId([tag; 16]),
+            threads: 3,
+            data_files: 1,
+            ring_bytes: 8 << 20,
+            data_bytes: 1 << 20,
+            grow: true,
+            created_ms: 1,
+        }
     }
 
     #[test]
