@@ -6,8 +6,8 @@ use tokio::io::AsyncReadExt;
 
 use super::client::{Client, LOOPBACK, Setting, bind, connect, execute, parse, query, sync};
 use super::fake::Witness;
-use crate::base::{Gate, Seams};
 use crate::base::sim::Sim;
+use crate::base::{Gate, Seams};
 use crate::sql::wire::options::PostgresOptions;
 use crate::sql::wire::port::Stopper;
 use crate::sql::wire::server::Server;
