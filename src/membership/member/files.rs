@@ -68,6 +68,8 @@ pub(super) struct File {
     pub(super) lost: bool,
     /// Lost, because a write of ours is unclear.
     pub(super) unclear: bool,
+    /// The last heartbeat write failed.
+    pub(super) write_fails: bool,
     /// Newest heartbeat and view given to a write.
     pub(super) beat_issued: u64,
     pub(super) view_issued: u64,
@@ -89,6 +91,7 @@ impl File {
             torn: None,
             lost: false,
             unclear: false,
+            write_fails: false,
             beat_issued: 0,
             view_issued: 0,
         }
@@ -133,7 +136,10 @@ impl File {
         let acked = self.acked.entry(kind).or_default();
         *acked = (*acked).max(write.sequence);
         match kind {
-            SectorKind::Heartbeat => self.beaten = Some(write.since),
+            SectorKind::Heartbeat => {
+                self.write_fails = false;
+                self.beaten = Some(write.since);
+            }
             SectorKind::Ballot | SectorKind::View => self.learn((who.0, kind), (who.1, write.sequence)),
             SectorKind::Guard => {}
         }
@@ -208,6 +214,6 @@ impl File {
     /// Notes that all is well; true when it is news.
     pub(super) fn works(&mut self) -> bool {
         self.torn = None;
-        !self.lost && self.trouble.take().is_some()
+        !self.lost && !self.write_fails && self.trouble.take().is_some()
     }
 }

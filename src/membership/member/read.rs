@@ -153,7 +153,10 @@ impl Member {
                     self.paxos.written(id, sequence);
                 }
             }
-            Err(why) if kind == SectorKind::Heartbeat => self.fails(id, why, out),
+            Err(why) if kind == SectorKind::Heartbeat => {
+                file.write_fails = true;
+                self.fails(id, why, out);
+            }
             Err(why) => {
                 // Rule 14: what the sector holds is unclear, and may still change. Never written again in this life, and no answer from here
                 // on: with the last majority this life ends.

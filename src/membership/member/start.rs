@@ -25,7 +25,13 @@ impl Member {
     fn consider(&mut self, now: Instant, out: &mut Vec<Output>) {
         let survey = Survey::of(self.files.values().filter(|file| !file.lost).filter_map(|file| file.snapshot.clone()));
         let Some(newest) = survey.newest().cloned() else { return };
-        let answers = newest.voting.iter().filter(|id| self.files.get(id).is_some_and(|file| file.answered.is_some())).count();
+        // An answer here has the own heartbeat whole, too: it is where the last life announced itself.
+        let own = usize::from(self.start.id.0) - 1;
+        let answers = newest.voting.iter().filter_map(|id| self.files.get(id)).filter(|file| {
+            let heartbeat = file.snapshot.as_ref().and_then(|snapshot| snapshot.instances.get(own)?.heartbeat.as_ref());
+            file.answered.is_some() && heartbeat.is_some()
+        });
+        let answers = answers.count();
         if answers < newest.majority() {
             return;
         }
