@@ -528,7 +528,7 @@ impl Process {
     /// goes on, which is the worst that a slow device can do.
     pub fn pause(&self) {
         let mut state = self.shared.state.lock();
-        state.fold(mix(0x73_746f_70 ^ self.number as u64));
+        state.fold(mix(0x7374_6f70 ^ self.number as u64));
         if state.processes[self.number].alive {
             state.stop(self.number);
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::files::{Files, OpenTrouble, Opened};
 use super::status::{FenceStatus, FileState, Life, PeerStatus, lives, park_text, stop_text};
@@ -52,6 +52,14 @@ pub(super) enum News {
     Attempted { victim: Victim, outcome: crate::fence::Outcome },
 }
 
+/// A file that is to take a place once it is open.
+struct Replacing {
+    /// Among the files.
+    index: usize,
+    position: u8,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
 /// Signs of life of a peer, for people. The core has its own record of them.
 #[derive(Clone, Copy, Default)]
 struct Signs {
@@ -86,7 +94,7 @@ pub(super) struct Driver {
     signs: BTreeMap<ThreadId, Signs>,
     /// Where peers are, for a link that opens later.
     addresses: BTreeMap<Peer, Option<SocketAddr>>,
-    replacing: Vec<(usize, u8, tokio::sync::oneshot::Sender<Result<(), String>>)>,
+    replacing: Vec<Replacing>,
     over: bool,
 }
 
@@ -243,7 +251,7 @@ impl Driver {
             }
             News::Order(Order::Replace { position, path, done }) => {
                 let index = self.files.add(path);
-                self.replacing.push((index, position, done));
+                self.replacing.push(Replacing { index, position, done });
                 self.try_files();
             }
             News::Opened(opened) => self.opened(opened),
@@ -267,8 +275,8 @@ impl Driver {
     fn opened(&mut self, opened: Opened) {
         let index = opened.0;
         let result = self.files.opened(opened);
-        if let Some(at) = self.replacing.iter().position(|(waiting, ..)| *waiting == index) {
-            let (_, position, done) = self.replacing.remove(at);
+        if let Some(at) = self.replacing.iter().position(|waiting| waiting.index == index) {
+            let Replacing { position, done, .. } = self.replacing.remove(at);
             if let Ok(file) = result {
                 self.step(Input::Replace { position, file });
             } else {
