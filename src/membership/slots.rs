@@ -3,6 +3,8 @@
 //! A new table moves as few slots as balance allows: those of members that are gone, and what a member has too many of. When members
 //! only go, only their slots move, so that the rest of the directory is served on (thaw 1).
 
+use std::sync::Arc;
+
 use crate::base::ThreadId;
 
 /// Slots of the directory.
@@ -10,11 +12,11 @@ pub const SLOTS: usize = 1024;
 
 /// Which instance masters which slot; 0 where nobody does (no members).
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Slots(Box<[u8; SLOTS]>);
+pub struct Slots(Arc<[u8; SLOTS]>);
 
 impl Default for Slots {
     fn default() -> Slots {
-        Slots(Box::new([0; SLOTS]))
+        Slots(Arc::new([0; SLOTS]))
     }
 }
 
@@ -36,7 +38,7 @@ impl Slots {
 
     /// The table of these bytes; whether the instances are members is for [`super::view::View::validate`] to say.
     pub fn from_bytes(bytes: &[u8; SLOTS]) -> Slots {
-        Slots(Box::new(*bytes))
+        Slots(Arc::new(*bytes))
     }
 
     /// The master of `slot`.
@@ -67,9 +69,9 @@ impl Slots {
         for (at, (_, id)) in order.iter().enumerate() {
             room[usize::from(id.0 & 0xff)] = share + usize::from(at < odd);
         }
-        let mut table = self.clone();
+        let mut table = *self.0;
         let mut free = Vec::new();
-        for (slot, master) in table.0.iter_mut().enumerate() {
+        for (slot, master) in table.iter_mut().enumerate() {
             let room = &mut room[usize::from(*master)];
             if *master != 0 && *room > 0 {
                 *room -= 1;
@@ -84,9 +86,9 @@ impl Slots {
             let taker =
                 turn.by_ref().take(members.len()).find(|id| room[usize::from(id.0 & 0xff)] > 0).expect("shares add up to all slots");
             room[usize::from(taker.0 & 0xff)] -= 1;
-            table.0[slot] = taker.0 as u8;
+            table[slot] = taker.0 as u8;
         }
-        table
+        Slots(Arc::new(table))
     }
 }
 
