@@ -18,7 +18,7 @@ use crate::base::limits::{GROUP_BYTES_MAX, GROUP_PAGES_MAX, PAGE_SIZE};
 use crate::base::{Lsn, PageId, Scn};
 use crate::page::header;
 use crate::redo::apply::{ApplyFault, apply_op};
-use crate::redo::record::{CHANGE_HEADER, GROUP_HEADER, Group as GroupHeader, GroupKind, Op};
+use crate::redo::record::{CHANGE_HEADER, Change, GROUP_HEADER, Group as GroupHeader, GroupKind, Op};
 use crate::redo::writer::Reservation;
 
 /// What a committed group was given.
@@ -42,6 +42,11 @@ struct Held<'c> {
 }
 
 impl Held<'_> {
+    /// Whether its change starts the page anew.
+    fn is_made_anew(&self) -> bool {
+        Change { page: self.page, previous: Scn(0), ops: &self.ops }.formats()
+    }
+
     /// The version that the group found. The page's own isn't that any more once it was formatted.
     fn version_before(&self) -> Scn {
         let page = self.before.as_ref().map_or(self.body.page(), |before| &before[..]);
@@ -184,7 +189,7 @@ impl<'c> Group<'c> {
         // Before the append, so that a checkpoint taken in between can't overlook these pages; the position can only be too early.
         let position = log.appended();
         for held in &self.pages {
-            self.shared.mark_dirty(held.frame, held.page, position);
+            self.shared.mark_dirty(held.frame, held.page, position, held.is_made_anew());
         }
         let appended = log.append(&mut redo, floor, &self.reservation)?;
         let writer = log.writer();
@@ -228,11 +233,16 @@ impl From<ApplyFault> for Halt {
 
 impl CacheShared {
     /// Notes that the page in `frame`, latched exclusively, needs the log from `position` on.
-    pub(crate) fn mark_dirty(&self, frame: u32, page: PageId, position: Lsn) {
+    /// `made_anew`: the change formats it.
+    pub(crate) fn mark_dirty(&self, frame: u32, page: PageId, position: Lsn, made_anew: bool) {
         let mut state = self.frames[frame as usize].state.lock();
         if state.writing {
             state.redirtied.get_or_insert(position);
-        } else if state.dirty.is_none() {
+            state.remade |= made_anew;
+            return;
+        }
+        state.made_anew |= made_anew;
+        if state.dirty.is_none() {
             state.dirty = Some(position);
             let mut dirty = self.dirty.lock();
             dirty.insert(position, page);
