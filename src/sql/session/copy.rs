@@ -1,17 +1,19 @@
 //! COPY: rows from the client, rows to it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Portal, Progress, RowSink, Session};
 use crate::sql::bind;
 use crate::sql::describe::quoted;
 use crate::sql::error::SqlError;
-use crate::sql::exec::copy::{Lines, Style, Writer};
+use crate::sql::exec::copy::{Lines, Style, WholeLines, Writer};
 use crate::sql::exec::{self, Cx, Run, State};
 use crate::sql::parse::{self, Copy, Parsed};
 use crate::sql::plan::Action;
 use crate::sql::types::{Datum, SqlType, input};
 use crate::table::catalog::Table;
+use crate::table::datum::Type;
 use crate::table::rows::OnConflict;
 use crate::table::tables::Loader;
 use crate::txn::TableLock;
@@ -25,14 +27,25 @@ struct Copying {
     targets: Vec<usize>,
     style: Style,
     lines: Lines,
+    /// Memory for whole lines.
+    whole: WholeLines,
     loader: Loader,
     /// Defaults of the columns that don't come.
     defaults: Vec<(usize, bind::Bound)>,
     /// Lines read.
     line: u64,
-    fields: Vec<Option<Vec<u8>>>,
     row: Vec<Datum>,
     last: bool,
+}
+
+/// Whether `field` is a number that `integer` holds, of digits alone: what most loads consist of.
+fn is_plain(field: &[u8]) -> bool {
+    (1..=9).contains(&field.len()) && field.iter().all(u8::is_ascii_digit)
+}
+
+/// The number that `field` is.
+fn plain(field: &[u8]) -> i32 {
+    field.iter().fold(0, |number, digit| number * 10 + i32::from(digit - b'0'))
 }
 
 impl CopyIn {
@@ -99,8 +112,8 @@ impl Session {
             }
         }
         let row = vec![Datum::Null; table.columns.len()];
-        let (lines, line) = (Lines::new(style.clone()), 0);
-        Ok(CopyIn(Box::new(Copying { table, targets, style, lines, loader, defaults, line, fields: Vec::new(), row, last })))
+        let (lines, whole, line) = (Lines::new(style.clone()), WholeLines::default(), 0);
+        Ok(CopyIn(Box::new(Copying { table, targets, style, lines, whole, loader, defaults, line, row, last })))
     }
 
     /// Bytes of a `COPY .. FROM STDIN`; they may be cut anywhere.
@@ -114,20 +127,31 @@ impl Session {
     }
 
     async fn take_lines(&mut self, copy: &mut Copying, all: bool) -> Result<(), SqlError> {
-        for line in copy.lines.whole(all) {
+        let mut whole = std::mem::take(&mut copy.whole);
+        copy.lines.whole(all, &mut whole);
+        let mut fields = Vec::with_capacity(copy.targets.len());
+        for line in whole.iter() {
             copy.line += 1;
             if copy.line == 1 && copy.style.has_header() {
                 continue;
             }
             self.world.client.check()?;
-            self.take_line(copy, &line).await?;
+            copy.style.fields(line, &mut fields)?;
+            self.read_row(copy, &fields)?;
+            for (at, default) in &copy.defaults {
+                copy.row[*at] = self.value_of(default).await?;
+            }
+            if !copy.loader.take(&copy.row).map_err(|error| self.told(error))? {
+                let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "COPY without a transaction")) };
+                copy.loader.push(txn, &copy.row).await.map_err(|error| self.told(error))?;
+            }
         }
+        copy.whole = whole;
         Ok(())
     }
 
-    async fn take_line(&mut self, copy: &mut Copying, line: &[u8]) -> Result<(), SqlError> {
-        let mut fields = std::mem::take(&mut copy.fields);
-        copy.style.fields(line, &mut fields)?;
+    /// The values of a line's fields.
+    fn read_row(&self, copy: &mut Copying, fields: &[Option<Cow<'_, [u8]>>]) -> Result<(), SqlError> {
         if fields.len() > copy.targets.len() {
             return Err(SqlError::new("22P04", "extra data after last expected column"));
         }
@@ -135,6 +159,7 @@ impl Session {
             let column = &copy.table.columns[*at];
             copy.row[*at] = match field {
                 None => Datum::Null,
+                Some(bytes) if column.ty == Type::Int4 && is_plain(bytes) => Datum::Int4(plain(bytes)),
                 Some(bytes) => match std::str::from_utf8(bytes) {
                     Ok(text) => input(SqlType::from(column.ty), text, &self.world.context())?,
                     Err(_) => return Err(SqlError::new("22021", "invalid byte sequence for encoding \"UTF8\"")),
@@ -145,12 +170,7 @@ impl Session {
             let column = &copy.table.columns[*missing].name;
             return Err(SqlError::new("22P04", format!("missing data for column \"{column}\"")));
         }
-        copy.fields = fields;
-        for (at, default) in &copy.defaults {
-            copy.row[*at] = self.value_of(default).await?;
-        }
-        let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "COPY without a transaction")) };
-        copy.loader.push(txn, &copy.row).await.map_err(|error| self.told(error))
+        Ok(())
     }
 
     /// The value of a constant expression, which may have to wait.
