@@ -12,12 +12,16 @@ use cluster_tests::model::{Model, apply};
 use cluster_tests::seeds::Test;
 use cluster_tests::test_named;
 use cluster_tests::workload::{Load, Subject, filled};
-use cluster_tests::world::{close, contents, open, pages, small, sound};
+use cluster_tests::world::{DATA, REDO, close, contents, open, pages, shape, small, sound};
 use parking_lot::Mutex;
-use regroup::base::Random;
+use regroup::base::limits::{LOG_BLOCK, PAGE_SIZE};
 use regroup::base::options::{LogMode, Options};
 use regroup::base::sim::Sim;
+use regroup::base::{PageId, Random, ThreadId};
+use regroup::cache::double_write;
 use regroup::disk::memory::{Journal, MemoryMedia};
+use regroup::page::superblock::{DOUBLE_WRITE_AT, PAGES_AT};
+use regroup::page::{PageFault, verify};
 
 /// A run, and what its groups were.
 struct Recording {
@@ -175,6 +179,45 @@ fn batch_mode_survives_a_crash_at_every_point() {
 #[test]
 fn mode_none_survives_a_crash_at_every_point() {
     suite(test_named!("mode_none_survives_a_crash_at_every_point"), LogMode::None);
+}
+
+/// Pages of `image` whose homes are torn and of which the double-write area has no image.
+fn torn_without_image(image: &MemoryMedia) -> u64 {
+    let tag = shape(64, true).cluster.tag();
+    let header = image.peek(REDO, DOUBLE_WRITE_AT, LOG_BLOCK);
+    let batch = double_write::decode(&header, tag, ThreadId(1)).filter(|batch| !batch.voided);
+    let images: Vec<PageId> = batch.into_iter().flat_map(|batch| batch.items).map(|(page, _)| page).collect();
+    let length = image.file_length(DATA).expect("there is a data file");
+    let pages = (length - PAGES_AT) / PAGE_SIZE as u64;
+    let torn = |page: &PageId| {
+        let home = image.peek(DATA, PAGES_AT + page.index() * PAGE_SIZE as u64, PAGE_SIZE);
+        let whole = verify(&home, *page, tag);
+        whole.is_err() && !matches!(whole, Err(PageFault::Blank { .. })) && !images.contains(page)
+    };
+    (0..pages).map(|index| PageId::new(0, index)).filter(torn).count() as u64
+}
+
+#[test]
+fn torn_homes_without_an_image_are_made_anew_from_the_log() {
+    // Rule 15: a page that the log makes anew goes home without an image.
+    test_named!("torn_homes_without_an_image_are_made_anew_from_the_log").seeds(3, |seed| {
+        let recording = record(seed, LogMode::Commit);
+        let (mut images, mut pages) = (0, 0);
+        for point in recording.journal.crash_points() {
+            let least = recording.journal.marks_before(point).into_iter().max().unwrap_or(0) as usize;
+            for subset in 0..8 {
+                let image = recording.journal.image_at(point, subset);
+                let torn = torn_without_image(&image);
+                if torn > 0 && images < 60 {
+                    (images, pages) = (images + 1, pages + torn);
+                    let what = format!("seed {seed}, crashed at {point} (subset {subset}), {torn} torn homes without an image");
+                    recover(&image, seed, &recording.options, &recording.model, least, &what);
+                }
+            }
+        }
+        println!("seed {seed}: {images} crashes with {pages} torn homes without an image");
+        assert!(images > 0, "no crash tore what this test is about");
+    });
 }
 
 #[test]

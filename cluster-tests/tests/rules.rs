@@ -74,8 +74,11 @@ fn with_area(seed: u64) -> (MemoryMedia, Vec<PageId>, Vec<u8>) {
     life(&media, seed, &with(DoubleWrite::On), |store| {
         let tag = &tag;
         async move {
-            fill(&store, 1).await;
-            store.storage().checkpoint().await.expect("a checkpoint is possible");
+            // Twice: pages that are new go home without an image.
+            for _ in 0..2 {
+                fill(&store, 1).await;
+                store.storage().checkpoint().await.expect("a checkpoint is possible");
+            }
             *tag.lock() = store.storage().cache().volume().tag();
         }
     });

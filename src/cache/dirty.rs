@@ -48,6 +48,11 @@ impl DirtyTable {
         self.held.insert(page, position);
     }
 
+    /// `page`, which wasn't written, needs no log any more.
+    pub(crate) fn let_go(&mut self, page: PageId) {
+        self.held.remove(&page);
+    }
+
     /// Pages that can't be written and need the log from before `position`.
     pub(crate) fn held_before(&self, position: Lsn) -> Vec<PageId> {
         self.held.iter().filter(|(_, held)| **held < position).map(|(page, _)| *page).collect()

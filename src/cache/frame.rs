@@ -58,6 +58,10 @@ pub(crate) struct WriteState {
     pub(crate) writing: bool,
     /// First position of a change made since that copy.
     pub(crate) redirtied: Option<Lsn>,
+    /// The log from `dirty` on makes the page anew, so a torn home needs no image.
+    pub(crate) made_anew: bool,
+    /// The same from `redirtied` on.
+    pub(crate) remade: bool,
 }
 
 /// A place for a page.

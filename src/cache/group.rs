@@ -15,10 +15,10 @@ use super::frame::{Body, PageRead};
 use super::wait::{CacheError, Halt, Load, Wait};
 use super::{Cache, CacheShared};
 use crate::base::limits::{GROUP_BYTES_MAX, GROUP_PAGES_MAX, PAGE_SIZE};
-use crate::base::{Lsn, PageId, Scn};
-use crate::page::header;
+use crate::base::{Lsn, PageId, Scn, TreeId};
+use crate::page::header::{self, Kind};
 use crate::redo::apply::{ApplyFault, apply_op};
-use crate::redo::record::{CHANGE_HEADER, GROUP_HEADER, Group as GroupHeader, GroupKind, Op};
+use crate::redo::record::{CHANGE_HEADER, Change, GROUP_HEADER, Group as GroupHeader, GroupKind, Op};
 use crate::redo::writer::Reservation;
 
 /// What a committed group was given.
@@ -35,17 +35,34 @@ struct Held<'c> {
     page: PageId,
     frame: u32,
     body: RwLockWriteGuard<'c, Body>,
-    /// The page as it was, once it is changed.
+    /// The version that the group found. The page's own isn't that any more once it was formatted.
+    version: Scn,
+    /// The page as it was, once it is changed; nothing for one that had no contents.
     before: Option<Box<[u8; PAGE_SIZE]>>,
     was_fresh: bool,
     ops: Vec<u8>,
 }
 
 impl Held<'_> {
-    /// The version that the group found. The page's own isn't that any more once it was formatted.
-    fn version_before(&self) -> Scn {
-        let page = self.before.as_ref().map_or(self.body.page(), |before| &before[..]);
-        header::of(page).version()
+    /// Whether its change starts the page anew.
+    fn is_made_anew(&self) -> bool {
+        Change { page: self.page, previous: Scn(0), ops: &self.ops }.formats()
+    }
+
+    /// Puts the page back as the group found it.
+    fn restore(&mut self) {
+        if self.ops.is_empty() {
+            return;
+        }
+        if let Some(before) = &self.before {
+            self.body.page_mut().copy_from_slice(&before[..]);
+        } else {
+            let page = self.body.page_mut();
+            let cluster = header::of(page).cluster.get();
+            header::format(page, self.page, Kind::Free, TreeId(0), cluster);
+            header::of_mut(page).version.set(self.version.0);
+        }
+        self.body.fresh = self.was_fresh;
     }
 }
 
@@ -101,8 +118,8 @@ impl<'c> Group<'c> {
             return Err(CacheError::GroupTooLarge { bytes: self.bytes, pages: self.pages.len() + 1 }.into());
         }
         let (frame, body) = self.shared.latch(page, load, self.pages.is_empty())?;
-        let was_fresh = body.fresh;
-        self.pages.push(Held { page, frame, body, before: None, was_fresh, ops: Vec::new() });
+        let (was_fresh, version) = (body.fresh, header::of(body.page()).version());
+        self.pages.push(Held { page, frame, body, version, before: None, was_fresh, ops: Vec::new() });
         Ok(())
     }
 
@@ -149,6 +166,9 @@ impl<'c> Group<'c> {
         let at = self.find(page).expect("the group holds the page");
         let held = &mut self.pages[at];
         let ops_before = held.ops.len();
+        if let Op::Format { low, heap, .. } = op {
+            held.ops.reserve(low.len() + heap.len() + CHANGE_HEADER);
+        }
         op.encode(&mut held.ops);
         let header = if ops_before == 0 { CHANGE_HEADER } else { 0 };
         let grown = self.bytes + held.ops.len() - ops_before + header;
@@ -156,11 +176,14 @@ impl<'c> Group<'c> {
             held.ops.truncate(ops_before);
             return Err(CacheError::GroupTooLarge { bytes: grown, pages: self.pages.len() }.into());
         }
-        if held.before.is_none() {
+        if held.before.is_none() && !held.was_fresh {
             let bytes: &[u8; PAGE_SIZE] = held.body.page().try_into().expect("a page is 8192 bytes");
             held.before = Some(Box::new(*bytes));
         }
         if let Err(fault) = apply_op(held.body.page_mut(), &op) {
+            if ops_before == 0 {
+                held.restore();
+            }
             held.ops.truncate(ops_before);
             return Err(CacheError::from(fault).into());
         }
@@ -180,11 +203,11 @@ impl<'c> Group<'c> {
             return Ok(Committed { scn: Scn(self.shared.clock.load(Ordering::Acquire)), end: log.appended() });
         }
         let mut redo = self.encode();
-        let floor = self.pages.iter().map(Held::version_before).max().unwrap_or_default();
+        let floor = self.pages.iter().map(|held| held.version).max().unwrap_or_default();
         // Before the append, so that a checkpoint taken in between can't overlook these pages; the position can only be too early.
         let position = log.appended();
         for held in &self.pages {
-            self.shared.mark_dirty(held.frame, held.page, position);
+            self.shared.mark_dirty(held.frame, held.page, position, held.is_made_anew());
         }
         let appended = log.append(&mut redo, floor, &self.reservation)?;
         let writer = log.writer();
@@ -200,7 +223,7 @@ impl<'c> Group<'c> {
         redo.resize(GROUP_HEADER, 0);
         for held in &self.pages {
             redo.extend_from_slice(&held.page.0.to_le_bytes());
-            redo.extend_from_slice(&held.version_before().0.to_le_bytes());
+            redo.extend_from_slice(&held.version.0.to_le_bytes());
             redo.extend_from_slice(&(held.ops.len() as u32).to_le_bytes());
             redo.extend_from_slice(&held.ops);
         }
@@ -211,12 +234,7 @@ impl<'c> Group<'c> {
 
 impl Drop for Group<'_> {
     fn drop(&mut self) {
-        for held in &mut self.pages {
-            if let Some(before) = held.before.take() {
-                held.body.page_mut().copy_from_slice(&before[..]);
-                held.body.fresh = held.was_fresh;
-            }
-        }
+        self.pages.iter_mut().for_each(Held::restore);
     }
 }
 
@@ -228,11 +246,16 @@ impl From<ApplyFault> for Halt {
 
 impl CacheShared {
     /// Notes that the page in `frame`, latched exclusively, needs the log from `position` on.
-    pub(crate) fn mark_dirty(&self, frame: u32, page: PageId, position: Lsn) {
+    /// `made_anew`: the change formats it.
+    pub(crate) fn mark_dirty(&self, frame: u32, page: PageId, position: Lsn, made_anew: bool) {
         let mut state = self.frames[frame as usize].state.lock();
         if state.writing {
             state.redirtied.get_or_insert(position);
-        } else if state.dirty.is_none() {
+            state.remade |= made_anew;
+            return;
+        }
+        state.made_anew |= made_anew;
+        if state.dirty.is_none() {
             state.dirty = Some(position);
             let mut dirty = self.dirty.lock();
             dirty.insert(position, page);

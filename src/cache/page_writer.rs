@@ -37,6 +37,15 @@ struct Copy {
     version: Scn,
 }
 
+/// What became of copying a page.
+enum Copied {
+    Done(Copy),
+    /// It is made anew by the log, or isn't, other than was asked for.
+    OtherKind,
+    /// It isn't dirty any more.
+    Gone,
+}
+
 impl Cache {
     /// Starts the page writer; `area` is the instance's double-write area.
     pub fn start_page_writer(&self, area: DoubleWrite) {
@@ -157,16 +166,18 @@ impl PageWriter {
         let area = self.spare.take().unwrap_or_else(|| Buffer::zeroed(IMAGES + DOUBLE_WRITE_PAGES * PAGE_SIZE));
         let mut area = area;
         area.set_len(IMAGES + DOUBLE_WRITE_PAGES * PAGE_SIZE);
-        let (copies, newest) = self.copy(&pages, &mut area);
+        let (copies, protected, newest) = self.copy(&pages, &mut area);
         if let Some(log) = self.shared.log.get() {
             log.force(newest).await?;
         }
-        if self.shared.double_write && !copies.is_empty() {
-            let (filled, outcome) = self.area.fill(area, copies.len()).await;
+        if self.shared.double_write && protected > 0 {
+            let (filled, outcome) = self.area.fill(area, protected).await;
             area = filled;
+            area.set_len(IMAGES + DOUBLE_WRITE_PAGES * PAGE_SIZE);
             outcome.map_err(|error| self.fatal(error))?;
             self.unvoided = true;
         } else if self.unvoided && !copies.is_empty() {
+            // An image must not outlive its batch: homes are written past it from here on.
             self.void().await?;
         }
         let failed = self.write_homes(&copies, &area).await;
@@ -176,30 +187,50 @@ impl PageWriter {
         self.preserve().await
     }
 
-    /// Copies and seals the pages under shared latches and marks them as being written. Returns the copies and their newest redo position.
-    fn copy(&self, pages: &[PageId], area: &mut Buffer) -> (Vec<Copy>, Lsn) {
+    /// Copies and seals the pages under shared latches and marks them as being written: first those whose torn homes need an image, then those that the log
+    /// makes anew from their first unwritten position on, so that redo needs nothing of their homes. Returns the copies, how many of them
+    /// need an image, and their newest redo position.
+    fn copy(&self, pages: &[PageId], area: &mut Buffer) -> (Vec<Copy>, usize, Lsn) {
         let mut copies = Vec::with_capacity(pages.len());
+        let mut anew = Vec::new();
         let mut newest = Lsn(0);
         for page in pages {
-            let Some(number) = self.shared.table.get(*page) else { continue };
-            let frame = &self.shared.frames[number as usize];
-            let body = frame.body.read();
-            let mut state = frame.state.lock();
-            if body.id != *page || state.dirty.is_none() {
-                continue;
+            match self.copy_one(*page, false, copies.len(), area, &mut newest) {
+                Copied::Done(copy) => copies.push(copy),
+                Copied::OtherKind => anew.push(*page),
+                Copied::Gone => {}
             }
-            state.writing = true;
-            drop(state);
-            let at = IMAGES + copies.len() * PAGE_SIZE;
-            let image = &mut area[at..at + PAGE_SIZE];
-            image.copy_from_slice(body.page());
-            drop(body);
-            checksum::seal(image);
-            let header = header::of(image);
-            newest = newest.max(header.redo());
-            copies.push(Copy { page: *page, frame: number, version: header.version() });
         }
-        (copies, newest)
+        let protected = copies.len();
+        for page in anew {
+            if let Copied::Done(copy) = self.copy_one(page, true, copies.len(), area, &mut newest) {
+                copies.push(copy);
+            }
+        }
+        (copies, protected, newest)
+    }
+
+    fn copy_one(&self, page: PageId, made_anew: bool, index: usize, area: &mut Buffer, newest: &mut Lsn) -> Copied {
+        let Some(number) = self.shared.table.get(page) else { return Copied::Gone };
+        let frame = &self.shared.frames[number as usize];
+        let body = frame.body.read();
+        let mut state = frame.state.lock();
+        if body.id != page || state.dirty.is_none() {
+            return Copied::Gone;
+        }
+        if state.made_anew != made_anew {
+            return Copied::OtherKind;
+        }
+        state.writing = true;
+        drop(state);
+        let at = IMAGES + index * PAGE_SIZE;
+        let image = &mut area[at..at + PAGE_SIZE];
+        image.copy_from_slice(body.page());
+        drop(body);
+        checksum::seal(image);
+        let header = header::of(image);
+        *newest = header.redo().max(*newest);
+        Copied::Done(Copy { page, frame: number, version: header.version() })
     }
 
     /// Writes the images to their homes and makes them durable. Returns the pages for which that failed or is in doubt.
@@ -249,6 +280,7 @@ impl PageWriter {
             let mut state = shared.frames[copy.frame as usize].state.lock();
             state.writing = false;
             let redirtied = state.redirtied.take();
+            state.made_anew = std::mem::take(&mut state.remade);
             let position = state.dirty.expect("a page being written is dirty");
             let mut dirty = shared.dirty.lock();
             if let Some(error) = failed.get(&copy.page) {

@@ -28,7 +28,7 @@ impl Cache {
         if changed {
             body.fresh = false;
             let page = body.id;
-            self.shared.mark_dirty(pin.frame, page, position);
+            self.shared.mark_dirty(pin.frame, page, position, false);
         }
         Ok(changed)
     }
@@ -62,6 +62,17 @@ impl Cache {
     /// sure (rule 16).
     pub(crate) fn expect(&self, pages: impl Iterator<Item = (PageId, Scn)>) {
         self.shared.expected.lock().extend(pages);
+    }
+
+    /// Lets `page`, which recovery may have given up for what its home holds, be loaded once more: a change that makes it anew is next, and needs
+    /// nothing of the home (rule 8). It was given up only when memory was too small to know of that change in time.
+    pub(crate) fn forgive(&self, page: PageId) {
+        let mut quarantine = self.shared.quarantine.lock();
+        let given_up = matches!(quarantine.get(&page), Some(CacheError::Page(_) | CacheError::Redo(_) | CacheError::Disk(_)));
+        if given_up && self.shared.table.get(page).is_none() {
+            quarantine.remove(&page);
+            self.shared.dirty.lock().let_go(page);
+        }
     }
 
     /// Quarantines a page that isn't resident and holds the checkpoint at `position`.

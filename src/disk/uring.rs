@@ -43,6 +43,9 @@ const FILES_MAX: u32 = 2048;
 const PARTS_MAX: u32 = 4096;
 /// Memory registered at once, in bytes: while it is pinned no request is served.
 const PART_MAX: usize = 16 << 20;
+/// Pause of the thread that populates memory, in multiples of the time that it worked; and the longest.
+const POPULATE_PAUSE: u32 = 3;
+const POPULATE_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Marks completions of the wake-up poll; requests carry their slot number.
 const WAKE_UP: u64 = u64::MAX;
 /// Pause before a submission that the kernel had no resources for is tried again.
@@ -171,8 +174,11 @@ impl Driver for Ring {
                     return;
                 }
                 let part = PART_MAX.min(length - offset);
+                let began = std::time::Instant::now();
                 arena.populate(offset, part);
                 queue.put(Message::Register(arena.clone(), offset, part));
+                // Its priority doesn't help those who share a core's caches and this process's memory map with it.
+                std::thread::sleep((began.elapsed() * POPULATE_PAUSE).min(POPULATE_PAUSE_MAX));
             }
         };
         match std::thread::Builder::new().name("disk-memory".into()).spawn(populate) {

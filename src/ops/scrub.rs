@@ -53,6 +53,15 @@ pub struct Evidence {
     pub log_ends: BTreeMap<ThreadId, Lsn>,
     /// Whole images in double-write areas: recovery mends these homes.
     pub images: BTreeMap<PageId, Scn>,
+    /// Pages that logs make anew behind their checkpoints, in these versions: recovery needs nothing of these homes.
+    pub made_anew: BTreeMap<PageId, Scn>,
+}
+
+impl Evidence {
+    /// Whether the next recovery mends the home of `page`.
+    fn is_mended(&self, page: PageId) -> bool {
+        self.images.contains_key(&page) || self.made_anew.contains_key(&page)
+    }
 }
 
 /// What is wrong with a page.
@@ -125,7 +134,7 @@ pub struct Counts {
     pub undo: u64,
     /// Never written.
     pub blank: u64,
-    /// Torn, with a double-write image that mends it at the next recovery.
+    /// Torn, with a double-write image, or a log that makes it anew: the next recovery mends it.
     pub mendable: u64,
     /// Bad at home, but newer and not yet durable in the cache.
     pub newer_in_cache: u64,
@@ -284,7 +293,7 @@ impl<H: FnMut(Heard)> Walk<'_, H> {
                 self.counts.blank += 1;
                 return Ok(());
             }
-            Err(_) if self.scrub.evidence.images.contains_key(&page) => {
+            Err(_) if self.scrub.evidence.is_mended(page) => {
                 self.counts.mendable += 1;
                 return Ok(());
             }

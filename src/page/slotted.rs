@@ -299,6 +299,29 @@ fn put_cell(page: &mut [u8], at: usize, key: &[u8], value: &[u8]) {
     page[value_at..value_at + value.len()].copy_from_slice(value);
 }
 
+/// Puts cells behind the last one, as many as fit one after the other; each comes with the bytes that must stay free behind it. Returns how
+/// many were put. The page must have no dead bytes: one that was just made.
+pub fn append_all<'c>(page: &mut [u8], cells: impl Iterator<Item = (&'c [u8], &'c [u8], usize)>) -> usize {
+    debug_assert_eq!(body(page).dead.get(), 0);
+    let before = count(page);
+    let (mut slots, mut heap) = (before, usize::from(body(page).heap.get()));
+    for (key, value, room) in cells {
+        let len = CELL + key.len() + value.len();
+        let array = SLOTS + slots * SLOT;
+        if array + SLOT + len + room > heap {
+            break;
+        }
+        heap -= len;
+        put_u16(page, array, heap);
+        put_u16(page, array + 2, key.len());
+        put_cell(page, heap, key, value);
+        slots += 1;
+    }
+    put_u16(page, HEADER, slots);
+    body_mut(page).heap.set(heap as u16);
+    slots - before
+}
+
 /// Takes out the cell of slot `slot`.
 ///
 /// # Errors
@@ -544,6 +567,28 @@ mod tests {
         assert!(matches!(insert(&mut page, 0, &[0; 4], &[1; 100]), Err(SlotError::Full { .. })));
         assert!(matches!(set_value(&mut page, 0, &[1; 400]), Err(SlotError::Full { .. })));
         assert_eq!(page, before);
+    }
+
+    #[test]
+    fn cells_put_at_once_are_those_put_one_by_one() {
+        for (value_len, room) in [(0, 0), (1, 7), (30, 3), (700, 1), (2000, 9), (8100, 0)] {
+            let (mut one, mut other) = (empty(), empty());
+            set_low(&mut one, b"low").unwrap();
+            set_low(&mut other, b"low").unwrap();
+            insert(&mut one, 0, b"\0", b"first").unwrap();
+            insert(&mut other, 0, b"\0", b"first").unwrap();
+            let keys: Vec<[u8; 4]> = (1..4000u32).map(u32::to_be_bytes).collect();
+            let value = vec![9; value_len];
+            let mut expected = 0;
+            while cell_size(4, value_len) + room <= free(&one) {
+                let at = count(&one);
+                insert(&mut one, at, &keys[expected], &value).unwrap();
+                expected += 1;
+            }
+            assert_eq!(append_all(&mut other, keys.iter().map(|key| (&key[..], &value[..], room))), expected);
+            assert!(one == other);
+            check(&other).unwrap();
+        }
     }
 
     #[test]

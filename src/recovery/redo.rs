@@ -187,6 +187,7 @@ impl Redo<'_> {
 async fn load(cache: Cache, part: Vec<Chain>) -> Loaded {
     let wanted: Vec<(PageId, Load)> =
         part.iter().map(|chain| (chain.page, if chain.formats { Load::Fresh } else { Load::Contents })).collect();
+    part.iter().filter(|chain| chain.formats).for_each(|chain| cache.forgive(chain.page));
     let pins = cache.load_many(&wanted).await;
     part.into_iter().zip(pins).collect()
 }

@@ -9,6 +9,7 @@
 //! Keys that aren't behind the end are put where they belong, one by one.
 
 use super::Trees;
+use super::batch::Batch;
 use super::change::Change;
 use super::error::TableError;
 use super::node::Draft;
@@ -22,6 +23,9 @@ use crate::redo::record::Op;
 /// Most new leaves of one change group.
 const LEAVES_MAX: usize = 24;
 
+/// Bytes of pairs that make as many leaves full as one change group takes, whatever lies in the tree's last leaf.
+pub(super) const GROUP_FILL: usize = (LEAVES_MAX + 1) * PAGE_SIZE;
+
 /// A leaf to be made.
 struct Leaf {
     draft: Draft,
@@ -29,21 +33,29 @@ struct Leaf {
 }
 
 impl Trees {
-    /// Puts `pairs`, whose keys ascend and lie above all others of `tree`, into it, as many as one change group takes; returns how many.
+    /// Puts the pairs of `batch` from `from` on, whose keys ascend and lie above all others of `tree`, into it, as many as one change group takes;
+    /// returns how many.
     ///
     /// # Errors
     /// As [`Trees::apply`].
-    pub(super) async fn append(&self, tree: TreeId, pairs: &[(&[u8], Vec<u8>)]) -> Result<usize, TableError> {
-        for (key, value) in pairs.iter().take(1) {
-            if key.len() + value.len() > INLINE_MAX {
-                return Err(TableError::ValueTooLarge { key_bytes: key.len(), value_bytes: value.len() });
-            }
+    pub(super) async fn append(&self, tree: TreeId, batch: &Batch, from: usize) -> Result<usize, TableError> {
+        if from >= batch.len() {
+            return Ok(0);
         }
-        let leaves = pairs.iter().map(|(key, value)| slotted::cell_size(key.len(), value.len())).sum::<usize>() / PAGE_SIZE + 2;
+        let (key_bytes, value_bytes) = (batch.key(from).len(), batch.value(from).len());
+        if key_bytes + value_bytes > INLINE_MAX {
+            return Err(TableError::ValueTooLarge { key_bytes, value_bytes });
+        }
+        let most = LEAVES_MAX * PAGE_SIZE;
+        let cells = (from..batch.len()).scan(0, |bytes, at| {
+            *bytes += slotted::cell_size(batch.key(at).len(), batch.value(at).len());
+            (*bytes < most).then_some(*bytes)
+        });
+        let leaves = cells.last().unwrap_or(most) / PAGE_SIZE + 2;
         let bytes = leaves.min(LEAVES_MAX) * (PAGE_SIZE + 256) + super::SPLIT_BYTES;
         let mut taken = 0;
         let once = |change: &mut Change<'_>| {
-            taken = change.append(tree, pairs)?;
+            taken = change.append(tree, batch, from)?;
             Ok(())
         };
         self.change(Footprint::Group, bytes, once).await?;
@@ -57,75 +69,77 @@ fn separator<'k>(below: &[u8], above: &'k [u8]) -> &'k [u8] {
     &above[..(common + 1).min(above.len())]
 }
 
-/// Whether the cell of `pairs[at]` goes into `page`, so that a fence before the next one still fits.
-fn goes_in(page: &[u8], pairs: &[(&[u8], Vec<u8>)], at: usize) -> bool {
-    let (key, value) = &pairs[at];
-    let fence = pairs.get(at + 1).map_or(key.len(), |(next, _)| next.len());
-    key.len() + value.len() <= INLINE_MAX && slotted::cell_size(key.len(), value.len()) + fence <= slotted::free(page)
+/// Bytes that the cell of pair `at` must leave free: those of the fence that may come behind it.
+fn fence_room(batch: &Batch, at: usize) -> usize {
+    batch.key(if at + 1 < batch.len() { at + 1 } else { at }).len()
+}
+
+/// Whether the cell of pair `at` goes into `page`, so that a fence before the next one still fits.
+fn goes_in(page: &[u8], batch: &Batch, at: usize) -> bool {
+    let (key, value) = (batch.key(at).len(), batch.value(at).len());
+    key + value <= INLINE_MAX && slotted::cell_size(key, value) + fence_room(batch, at) <= slotted::free(page)
 }
 
 impl Change<'_> {
-    fn append(&mut self, tree: TreeId, pairs: &[(&[u8], Vec<u8>)]) -> Result<usize, TableError> {
-        let Some((first, value)) = pairs.first() else { return Ok(0) };
+    /// Returns how many pairs were taken.
+    fn append(&mut self, tree: TreeId, batch: &Batch, from: usize) -> Result<usize, TableError> {
+        let (first, value) = (batch.key(from), batch.value(from));
         if self.is_patient() {
             self.latch_root(tree)?;
         }
         let leaf = self.leaf(tree, first, None)?;
         let page = self.page(leaf);
-        let behind = slotted::count(page).checked_sub(1).is_none_or(|last| slotted::key(page, last) < *first);
+        let behind = slotted::count(page).checked_sub(1).is_none_or(|last| slotted::key(page, last) < first);
         if slotted::high(page).is_some() || !behind {
             self.put(tree, leaf, first, value)?;
             return Ok(1);
         }
-        let mut taken = 0;
-        while taken < pairs.len() && goes_in(self.page(leaf), pairs, taken) {
-            let (key, value) = &pairs[taken];
-            self.apply(leaf, Op::Append { key, value })?;
-            taken += 1;
+        let mut next = from;
+        while next < batch.len() && goes_in(self.page(leaf), batch, next) {
+            self.apply(leaf, Op::Append { key: batch.key(next), value: batch.value(next) })?;
+            next += 1;
         }
-        let leaves = self.fill_leaves(tree, leaf, pairs, &mut taken);
+        let leaves = self.fill_leaves(tree, leaf, batch, from, &mut next);
         let fence = leaves.first().map_or(0, |leaf| leaf.low.len());
         if leaves.is_empty() || fence > slotted::free(self.page(leaf)) {
             // Too large for the usual way, or the leaf was filled by others: the first of them goes there as any key does.
-            if taken == 0 || !leaves.is_empty() {
-                taken -= leaves.iter().map(|leaf| leaf.count()).sum::<usize>();
-                let (key, value) = &pairs[taken];
+            if next == from || !leaves.is_empty() {
+                next -= leaves.iter().map(|leaf| leaf.count()).sum::<usize>();
+                let (key, value) = (batch.key(next), batch.value(next));
                 let leaf = self.leaf(tree, key, Some(leaf))?;
                 self.put(tree, leaf, key, value)?;
-                taken += 1;
+                next += 1;
             }
-            return Ok(taken);
+            return Ok(next - from);
         }
         self.attach(tree, leaf, leaves)?;
-        Ok(taken)
+        Ok(next - from)
     }
 
-    /// New leaves with the pairs from `taken` on, behind `last`.
-    fn fill_leaves(&self, tree: TreeId, last: PageId, pairs: &[(&[u8], Vec<u8>)], taken: &mut usize) -> Vec<Leaf> {
+    /// New leaves with the pairs from `next` on, behind `last`; those of the batch from `from` on are in there already.
+    fn fill_leaves(&self, tree: TreeId, last: PageId, batch: &Batch, from: usize, next: &mut usize) -> Vec<Leaf> {
         let mut leaves: Vec<Leaf> = Vec::new();
-        while *taken < pairs.len() && leaves.len() < LEAVES_MAX {
+        while *next < batch.len() && leaves.len() < LEAVES_MAX {
             let page = self.page(last);
-            let below = match taken.checked_sub(1) {
-                Some(before) => pairs[before].0,
+            let below = match next.checked_sub(1).filter(|before| *before >= from) {
+                Some(before) => batch.key(before),
                 None if slotted::count(page) > 0 => slotted::key(page, slotted::count(page) - 1),
                 None => break,
             };
-            let low = separator(below, pairs[*taken].0).to_vec();
+            let low = separator(below, batch.key(*next)).to_vec();
             let mut draft = Draft::node(tree, 0);
-            let from = *taken;
+            let mut filled = 0;
             if slotted::set_low(draft.bytes(), &low).is_ok() {
-                while *taken < pairs.len() && goes_in(draft.bytes(), pairs, *taken) {
-                    let (key, value) = &pairs[*taken];
-                    let slot = *taken - from;
-                    if slotted::insert(draft.bytes(), slot, key, value).is_err() {
-                        break;
-                    }
-                    *taken += 1;
-                }
+                let cells = (*next..batch.len()).map_while(|at| {
+                    let (key, value) = (batch.key(at), batch.value(at));
+                    (key.len() + value.len() <= INLINE_MAX).then(|| (key, value, fence_room(batch, at)))
+                });
+                filled = slotted::append_all(draft.bytes(), cells);
             }
-            if *taken == from {
+            if filled == 0 {
                 break;
             }
+            *next += filled;
             leaves.push(Leaf { draft, low });
         }
         leaves

@@ -3,7 +3,7 @@
 //! ```text
 //! node     what is in a page        split, merge  structure changes       space    free pages
 //! descend  from tree to leaf        write         puts and deletes        scan     ranges, both ways
-//! drop     whole trees                append  whole leaves behind a tree's end
+//! drop     whole trees                append  whole leaves behind a tree's end (batch: what goes into them)
 //! change   one atomic change group  directory     which trees there are   check    is all of it sound
 //! ```
 //! Callers: recovery and node, later transactions. Everything here is synchronous over latched pages and is restarted when it has to wait
@@ -12,6 +12,7 @@
 //! over [`crate::base::limits::INLINE_MAX`]. Format: `docs/formats/tree.md`.
 
 mod append;
+mod batch;
 pub mod catalog;
 mod change;
 pub mod check;
@@ -33,6 +34,7 @@ mod write;
 
 use std::sync::Arc;
 
+pub use batch::Batch;
 pub use error::{Damage, TableError};
 pub use scan::{Direction, Pairs};
 pub use write::Write;

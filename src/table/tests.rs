@@ -2,5 +2,6 @@
 
 mod append;
 mod crowd;
+mod forgiven;
 pub(in crate::table) mod harness;
 mod model;

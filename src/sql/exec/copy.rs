@@ -1,5 +1,8 @@
 //! COPY's text and CSV formats: lines to values, values to lines.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use crate::sql::error::SqlError;
 use crate::sql::parse::Copy;
 use crate::sql::session::RowSink;
@@ -51,6 +54,20 @@ pub struct Lines {
     ended: bool,
 }
 
+/// Whole lines, in one piece of memory.
+#[derive(Default)]
+pub struct WholeLines {
+    bytes: Vec<u8>,
+    places: Vec<Range<usize>>,
+}
+
+impl WholeLines {
+    /// The lines, without their ends.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.places.iter().map(|place| &self.bytes[place.clone()])
+    }
+}
+
 impl Lines {
     /// Of that style.
     pub fn new(style: Style) -> Lines {
@@ -64,36 +81,33 @@ impl Lines {
         }
     }
 
-    /// Shows `visit` each whole line; with `all` also what is left at the end. Lines after `\.` don't count.
-    ///
-    /// # Errors
-    /// What `visit` says.
-    pub fn whole(&mut self, all: bool) -> Vec<Vec<u8>> {
-        let mut lines = Vec::new();
+    /// Puts each whole line into `lines`, instead of what that held; with `all` also what is left at the end. Lines after `\.` don't count.
+    pub fn whole(&mut self, all: bool, lines: &mut WholeLines) {
+        lines.places.clear();
         let mut start = 0;
         while !self.ended {
             let Some(end) = self.end_of_line(start) else { break };
-            lines.extend(self.line(start, end));
+            lines.places.extend(self.line(start, end));
             start = end + 1;
         }
         if all && !self.ended && start < self.kept.len() {
-            lines.extend(self.line(start, self.kept.len()));
+            lines.places.extend(self.line(start, self.kept.len()));
             start = self.kept.len();
         }
-        self.kept.drain(..start.min(self.kept.len()));
-        lines
+        // What isn't whole yet stays; the rest changes hands.
+        lines.bytes.clear();
+        lines.bytes.extend_from_slice(&self.kept[start.min(self.kept.len())..]);
+        std::mem::swap(&mut self.kept, &mut lines.bytes);
     }
 
-    fn line(&mut self, start: usize, end: usize) -> Option<Vec<u8>> {
-        let mut line = &self.kept[start..end];
-        if let Some(rest) = line.strip_suffix(b"\r") {
-            line = rest;
-        }
+    fn line(&mut self, start: usize, end: usize) -> Option<Range<usize>> {
+        let line = &self.kept[start..end];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line == b"\\." {
             self.ended = true;
             return None;
         }
-        Some(line.to_vec())
+        Some(start..start + line.len())
     }
 
     /// The newline that ends the line beginning at `start`: in CSV none within quotes.
@@ -125,12 +139,12 @@ impl Style {
     ///
     /// # Errors
     /// 22P04.
-    pub fn fields(&self, line: &[u8], out: &mut Vec<Option<Vec<u8>>>) -> Result<(), SqlError> {
+    pub fn fields<'l>(&self, line: &'l [u8], out: &mut Vec<Option<Cow<'l, [u8]>>>) -> Result<(), SqlError> {
         out.clear();
         if self.csv { self.csv_fields(line, out) } else { self.text_fields(line, out) }
     }
 
-    fn text_fields(&self, line: &[u8], out: &mut Vec<Option<Vec<u8>>>) -> Result<(), SqlError> {
+    fn text_fields<'l>(&self, line: &'l [u8], out: &mut Vec<Option<Cow<'l, [u8]>>>) -> Result<(), SqlError> {
         let mut start = 0;
         loop {
             let mut end = start;
@@ -147,9 +161,9 @@ impl Style {
             out.push(if raw == self.null.as_slice() {
                 None
             } else if escaped {
-                Some(unescape(raw))
+                Some(Cow::Owned(unescape(raw)))
             } else {
-                Some(raw.to_vec())
+                Some(Cow::Borrowed(raw))
             });
             if end >= line.len() {
                 return Ok(());
@@ -158,7 +172,7 @@ impl Style {
         }
     }
 
-    fn csv_fields(&self, line: &[u8], out: &mut Vec<Option<Vec<u8>>>) -> Result<(), SqlError> {
+    fn csv_fields<'l>(&self, line: &'l [u8], out: &mut Vec<Option<Cow<'l, [u8]>>>) -> Result<(), SqlError> {
         let mut at = 0;
         loop {
             let (mut field, mut was_quoted, mut quoted) = (Vec::new(), false, false);
@@ -185,7 +199,7 @@ impl Style {
             if quoted {
                 return Err(SqlError::new("22P04", "unterminated CSV quoted field"));
             }
-            out.push(if !was_quoted && field == self.null { None } else { Some(field) });
+            out.push(if !was_quoted && field == self.null { None } else { Some(Cow::Owned(field)) });
             if at >= line.len() {
                 return Ok(());
             }

@@ -1,17 +1,19 @@
 //! COPY: rows from the client, rows to it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Portal, Progress, RowSink, Session};
 use crate::sql::bind;
 use crate::sql::describe::quoted;
 use crate::sql::error::SqlError;
-use crate::sql::exec::copy::{Lines, Style, Writer};
+use crate::sql::exec::copy::{Lines, Style, WholeLines, Writer};
 use crate::sql::exec::{self, Cx, Run, State};
 use crate::sql::parse::{self, Copy, Parsed};
 use crate::sql::plan::Action;
 use crate::sql::types::{Datum, SqlType, input};
 use crate::table::catalog::Table;
+use crate::table::datum::Type;
 use crate::table::rows::OnConflict;
 use crate::table::tables::{Loader, TablesError};
 use crate::txn::TableLock;
@@ -25,12 +27,13 @@ struct Copying {
     targets: Vec<usize>,
     style: Style,
     lines: Lines,
+    /// Memory for whole lines.
+    whole: WholeLines,
     loader: Loader,
     /// Defaults of the columns that don't come.
     defaults: Vec<(usize, bind::Bound)>,
     /// Lines read.
     line: u64,
-    fields: Vec<Option<Vec<u8>>>,
     batch: Batch,
     last: bool,
 }
@@ -62,6 +65,16 @@ impl Batch {
     fn is_full(&self) -> bool {
         self.used >= BATCH_ROWS || self.bytes >= BATCH_BYTES
     }
+}
+
+/// Whether `field` is a number that `integer` holds, of digits alone: what most loads consist of.
+fn is_plain(field: &[u8]) -> bool {
+    (1..=9).contains(&field.len()) && field.iter().all(u8::is_ascii_digit)
+}
+
+/// The number that `field` is.
+fn plain(field: &[u8]) -> i32 {
+    field.iter().fold(0, |number, digit| number * 10 + i32::from(digit - b'0'))
 }
 
 impl CopyIn {
@@ -128,9 +141,8 @@ impl Session {
                 defaults.push((at, bind::bind_constant(text, &parsed, column.ty.into(), &self.world)?));
             }
         }
-        let (lines, line) = (Lines::new(style.clone()), 0);
-        let (fields, batch) = (Vec::new(), Batch::default());
-        Ok(CopyIn(Box::new(Copying { table, targets, style, lines, loader, defaults, line, fields, batch, last })))
+        let (lines, whole, line) = (Lines::new(style.clone()), WholeLines::default(), 0);
+        Ok(CopyIn(Box::new(Copying { table, targets, style, lines, whole, loader, defaults, line, batch: Batch::default(), last })))
     }
 
     /// Bytes of a `COPY .. FROM STDIN`; they may be cut anywhere.
@@ -144,17 +156,38 @@ impl Session {
     }
 
     async fn take_lines(&mut self, copy: &mut Copying, all: bool) -> Result<(), SqlError> {
-        for line in copy.lines.whole(all) {
+        let mut whole = std::mem::take(&mut copy.whole);
+        copy.lines.whole(all, &mut whole);
+        let mut fields = Vec::with_capacity(copy.targets.len());
+        for line in whole.iter() {
             copy.line += 1;
             if copy.line == 1 && copy.style.has_header() {
                 continue;
             }
             self.world.client.check()?;
-            self.take_line(copy, &line).await?;
+            copy.style.fields(line, &mut fields)?;
+            self.read_row(copy, &fields)?;
+            for (at, default) in &copy.defaults {
+                copy.batch.rows[copy.batch.used][*at] = self.value_of(default).await?;
+            }
+            self.add_to_batch(copy, line.len())?;
             if copy.batch.is_full() {
                 self.put_batch(copy).await?;
             }
         }
+        copy.whole = whole;
+        Ok(())
+    }
+
+    /// The row that was just read is one of the batch.
+    fn add_to_batch(&mut self, copy: &mut Copying, bytes: usize) -> Result<(), SqlError> {
+        let row = &copy.batch.rows[copy.batch.used];
+        if let Some((column, _)) = copy.table.columns.iter().zip(row).find(|(column, value)| column.not_null && **value == Datum::Null) {
+            let (table, column) = (copy.table.name.clone(), column.name.clone());
+            return Err(self.told(TablesError::NotNull { table, column }));
+        }
+        copy.batch.used += 1;
+        copy.batch.bytes += bytes;
         Ok(())
     }
 
@@ -162,7 +195,11 @@ impl Session {
         let Some(txn) = &mut self.txn else { return Err(SqlError::new("XX000", "COPY without a transaction")) };
         let mut outcome = Ok(());
         for row in &copy.batch.rows[..copy.batch.used] {
-            outcome = copy.loader.push(txn, row).await;
+            outcome = match copy.loader.take(row) {
+                Ok(true) => Ok(()),
+                Ok(false) => copy.loader.push(txn, row).await,
+                Err(error) => Err(error),
+            };
             if outcome.is_err() {
                 break;
             }
@@ -172,9 +209,8 @@ impl Session {
         Ok(())
     }
 
-    async fn take_line(&mut self, copy: &mut Copying, line: &[u8]) -> Result<(), SqlError> {
-        let mut fields = std::mem::take(&mut copy.fields);
-        copy.style.fields(line, &mut fields)?;
+    /// The values of a line's fields.
+    fn read_row(&self, copy: &mut Copying, fields: &[Option<Cow<'_, [u8]>>]) -> Result<(), SqlError> {
         if fields.len() > copy.targets.len() {
             return Err(SqlError::new("22P04", "extra data after last expected column"));
         }
@@ -183,6 +219,7 @@ impl Session {
             let column = &copy.table.columns[*at];
             row[*at] = match field {
                 None => Datum::Null,
+                Some(bytes) if column.ty == Type::Int4 && is_plain(bytes) => Datum::Int4(plain(bytes)),
                 Some(bytes) => match std::str::from_utf8(bytes) {
                     Ok(text) => input(SqlType::from(column.ty), text, &self.world.context())?,
                     Err(_) => return Err(SqlError::new("22021", "invalid byte sequence for encoding \"UTF8\"")),
@@ -193,17 +230,6 @@ impl Session {
             let column = &copy.table.columns[*missing].name;
             return Err(SqlError::new("22P04", format!("missing data for column \"{column}\"")));
         }
-        copy.fields = fields;
-        for (at, default) in &copy.defaults {
-            copy.batch.rows[copy.batch.used][*at] = self.value_of(default).await?;
-        }
-        let row = &copy.batch.rows[copy.batch.used];
-        if let Some((column, _)) = copy.table.columns.iter().zip(row).find(|(column, value)| column.not_null && **value == Datum::Null) {
-            let (table, column) = (copy.table.name.clone(), column.name.clone());
-            return Err(self.told(TablesError::NotNull { table, column }));
-        }
-        copy.batch.used += 1;
-        copy.batch.bytes += line.len();
         Ok(())
     }
 

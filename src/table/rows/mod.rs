@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use error::RowError;
+pub(super) use load::frozen_header;
 pub use read::Cursor;
 pub(super) use space::pages as undo_pages;
 pub use transaction::{Savepoint, Transaction};

@@ -26,12 +26,22 @@ enum Sight {
 }
 
 /// What is known of a row after a look at its leaf.
-enum Look {
+enum Look<B> {
     /// This is what the snapshot sees.
-    Sure(Option<(Version, Vec<u8>)>),
+    Sure(Option<(Version, B)>),
     /// The version in the leaf isn't seen.
-    Hidden(Vec<u8>),
+    Hidden(B),
     Again,
+}
+
+impl Look<&[u8]> {
+    fn owned(self) -> Look<Vec<u8>> {
+        match self {
+            Look::Sure(seen) => Look::Sure(seen.map(|(version, value)| (version, value.to_vec()))),
+            Look::Hidden(row) => Look::Hidden(row.to_vec()),
+            Look::Again => Look::Again,
+        }
+    }
 }
 
 /// Who looks, and when.
@@ -65,11 +75,12 @@ impl Rows {
         }
     }
 
-    fn look(&self, tree: TreeId, row: &[u8], eyes: Eyes) -> Result<Look, RowError> {
+    #[inline]
+    fn look<'r>(&self, tree: TreeId, row: &'r [u8], eyes: Eyes) -> Result<Look<&'r [u8]>, RowError> {
         let (header, value) = RowHeader::of(row).map_err(|fault| RowError::Damaged { tree, fault })?;
         Ok(match self.sight(tree, header.txn, eyes)? {
-            Sight::Seen => Look::Sure((!header.deleted).then(|| (Version::of(&header), value.to_vec()))),
-            Sight::Hidden => Look::Hidden(row.to_vec()),
+            Sight::Seen => Look::Sure((!header.deleted).then(|| (Version::of(&header), value))),
+            Sight::Hidden => Look::Hidden(row),
             Sight::Again => Look::Again,
         })
     }
@@ -82,7 +93,7 @@ impl Rows {
                 let (_, leaf) = descend(&shared.cache, &shared.roots, tree, Toward::Key(key), 0)?;
                 match slotted::search(&leaf, key) {
                     Err(_) => Ok(Look::Sure(None)),
-                    Ok(slot) => self.look(tree, slotted::value(&leaf, slot), eyes),
+                    Ok(slot) => self.look(tree, slotted::value(&leaf, slot), eyes).map(Look::owned),
                 }
             };
             let look = shared.cache.run(Footprint::Path, once).await?;
@@ -94,7 +105,7 @@ impl Rows {
     }
 
     /// Goes back through undo to the version that is seen; nothing when the row must be looked at again.
-    async fn history(&self, tree: TreeId, mut look: Look, eyes: Eyes) -> Result<Option<Option<(Version, Vec<u8>)>>, RowError> {
+    async fn history(&self, tree: TreeId, mut look: Look<Vec<u8>>, eyes: Eyes) -> Result<Option<Option<(Version, Vec<u8>)>>, RowError> {
         loop {
             let row = match look {
                 Look::Sure(found) => return Ok(Some(found)),
@@ -117,7 +128,7 @@ impl Rows {
                 }
             };
             let Some(before) = before else { return Ok(Some(None)) };
-            look = self.look(tree, &before, eyes)?;
+            look = self.look(tree, &before, eyes)?.owned();
         }
     }
 }
@@ -138,12 +149,38 @@ impl Cursor {
     /// # Errors
     /// [`RowError`].
     pub async fn next(&mut self, txn: &Transaction) -> Result<Vec<Row>, RowError> {
+        let mut found = Vec::new();
+        let keep = |key: &[u8], value: &[u8], version| {
+            found.push(Row { key: key.to_vec(), value: value.to_vec(), version });
+            Ok::<(), RowError>(())
+        };
+        self.visit(txn, keep).await?;
+        Ok(found)
+    }
+
+    /// Shows `visit` keys and values of the next rows, about a page of them; false at the end, when there was none.
+    ///
+    /// # Errors
+    /// [`RowError`]; what `visit` says.
+    pub async fn each<E: From<RowError>>(
+        &mut self,
+        txn: &Transaction,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        self.visit(txn, |key, value, _| visit(key, value)).await
+    }
+
+    async fn visit<E: From<RowError>>(
+        &mut self,
+        txn: &Transaction,
+        mut visit: impl FnMut(&[u8], &[u8], Version) -> Result<(), E>,
+    ) -> Result<bool, E> {
         let rows = txn.rows();
         let own = self.snapshot.as_ref().map(|snapshot| Eyes { me: txn.id(), snapshot: snapshot.scn() });
         let eyes = own.unwrap_or_else(|| txn.eyes());
-        while let Some(slots) = self.walk.next(rows.trees(), &mut self.leaf).await? {
+        while let Some(slots) = self.walk.next(rows.trees(), &mut self.leaf).await.map_err(RowError::from)? {
             txn.check_interrupt()?;
-            let mut found = Vec::with_capacity(slots.len());
+            let mut any = false;
             let (first, count) = (slots.start, slots.len());
             for at in 0..count {
                 let slot = match self.walk.direction() {
@@ -151,22 +188,27 @@ impl Cursor {
                     Direction::Down => first + count - 1 - at,
                 };
                 let key = slotted::key(&self.leaf, slot);
-                let look = rows.look(self.tree, slotted::value(&self.leaf, slot), eyes)?;
-                let seen = match look {
-                    Look::Sure(seen) => seen,
-                    hidden => match rows.history(self.tree, hidden, eyes).await? {
+                let seen = match rows.look(self.tree, slotted::value(&self.leaf, slot), eyes)? {
+                    Look::Sure(Some((version, value))) => {
+                        visit(key, value, version)?;
+                        any = true;
+                        continue;
+                    }
+                    Look::Sure(None) => continue,
+                    hidden => match rows.history(self.tree, hidden.owned(), eyes).await? {
                         Some(seen) => seen,
                         None => rows.visible(self.tree, key, eyes).await?,
                     },
                 };
                 if let Some((version, value)) = seen {
-                    found.push(Row { key: key.to_vec(), value, version });
+                    visit(key, &value, version)?;
+                    any = true;
                 }
             }
-            if !found.is_empty() {
-                return Ok(found);
+            if any {
+                return Ok(true);
             }
         }
-        Ok(Vec::new())
+        Ok(false)
     }
 }

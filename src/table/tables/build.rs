@@ -18,7 +18,7 @@ use crate::table::catalog::{self, Index, IndexState, Named, PrimaryKey, Table};
 use crate::table::datum::key::{decode_key, encode_part};
 use crate::table::datum::row::decode_column;
 use crate::table::datum::{Datum, Type};
-use crate::table::rows::{OnConflict, ROW_MAX, Row, Transaction};
+use crate::table::rows::{OnConflict, Transaction};
 use crate::txn::{Isolation, TableLock};
 
 /// What to say about a key that came twice.
@@ -52,21 +52,21 @@ impl Tables {
 
     /// A new tree with the entries of `index`.
     async fn entries(&self, txn: &mut Transaction, table: &Table, index: &Index) -> Result<TreeId, TablesError> {
+        let twice = |error| twice(table, &index.name, &index.columns, error);
         let mut sorter = Sorter::new(self);
         // Nobody else writes the table: the index is of what is there now, whatever this transaction's snapshot sees.
         let mut cursor = txn.cursor_latest(table.tree, Bound::Unbounded, Bound::Unbounded, Direction::Up);
-        loop {
-            let rows = cursor.next(txn).await?;
-            if rows.is_empty() {
-                break;
-            }
-            for row in rows {
-                let entry = entry::entry_of_value(table, index, &row.value, &row.key)?;
-                let pushed = sorter.push(txn, entry.key, entry.value).await;
-                pushed.map_err(|error| twice(table, &index.name, &index.columns, error))?;
-            }
+        let push = |sorter: &mut Sorter, key: &[u8], value: &[u8]| {
+            let entry = entry::entry_of_value(table, index, value, key)?;
+            sorter.push(&entry.value, |out| {
+                out.extend_from_slice(&entry.key);
+                Ok(())
+            })
+        };
+        while cursor.each::<TablesError>(txn, |key, value| push(&mut sorter, key, value)).await? {
+            sorter.settle(txn).await.map_err(twice)?;
         }
-        let tree = sorter.finish(txn).await.map_err(|error| twice(table, &index.name, &index.columns, error))?;
+        let tree = sorter.finish(txn).await.map_err(twice)?;
         if txn.isolation() == Isolation::RepeatableRead && !own(txn).is_some_and(|own| own.trees.contains(&table.tree)) {
             own_mut(txn).readable.insert(tree, false);
         }
@@ -174,37 +174,32 @@ impl Tables {
     /// A new tree with the rows of `table` in the order of `columns`.
     async fn clustered(&self, txn: &mut Transaction, table: &Table, constraint: &str, columns: &[u16]) -> Result<TreeId, TablesError> {
         let types = table.types(columns);
+        let twice = |error| twice(table, constraint, columns, error);
         let mut sorter = Sorter::new(self);
         let mut cursor = txn.cursor(table.tree, Bound::Unbounded, Bound::Unbounded, Direction::Up);
-        loop {
-            let rows = cursor.next(txn).await?;
-            if rows.is_empty() {
-                break;
-            }
-            for row in rows {
-                let key = new_key(table, &row, columns, &types)?;
-                let bytes = key.len() + row.value.len();
-                if bytes > ROW_MAX {
-                    return Err(TablesError::RowTooLarge { table: table.name.clone(), bytes, most: ROW_MAX });
-                }
-                let pushed = sorter.push(txn, key, row.value).await;
-                pushed.map_err(|error| twice(table, constraint, columns, error))?;
-            }
+        let push = |sorter: &mut Sorter, value: &[u8]| {
+            sorter.push(value, |out| {
+                let before = out.len();
+                put_new_key(table, value, columns, &types, out)?;
+                entry::check_row_bytes(table, out.len() - before + value.len())
+            })
+        };
+        while cursor.each::<TablesError>(txn, |_, value| push(&mut sorter, value)).await? {
+            sorter.settle(txn).await.map_err(twice)?;
         }
-        sorter.finish(txn).await.map_err(|error| twice(table, constraint, columns, error))
+        sorter.finish(txn).await.map_err(twice)
     }
 }
 
-/// The key that `row` has in the order of `columns`, none of which may be null.
-fn new_key(table: &Table, row: &Row, columns: &[u16], types: &[Type]) -> Result<Vec<u8>, TablesError> {
-    let mut key = Vec::with_capacity(16);
+/// Appends the key that the row of `value` has in the order of `columns`, none of which may be null.
+fn put_new_key(table: &Table, value: &[u8], columns: &[u16], types: &[Type], out: &mut Vec<u8>) -> Result<(), TablesError> {
     for (position, ty) in columns.iter().zip(types) {
         let position = usize::from(*position);
-        let datum = decode_column(&row.value, &table.columns, position).map_err(|error| TablesError::codec(table, error))?;
+        let datum = decode_column(value, &table.columns, position).map_err(|error| TablesError::codec(table, error))?;
         if datum == Datum::Null {
             return Err(TablesError::ContainsNull { table: table.name.clone(), column: table.columns[position].name.clone() });
         }
-        encode_part(&datum, *ty, &mut key).map_err(|error| TablesError::codec(table, error))?;
+        encode_part(&datum, *ty, out).map_err(|error| TablesError::codec(table, error))?;
     }
-    Ok(key)
+    Ok(())
 }

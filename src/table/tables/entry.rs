@@ -75,21 +75,37 @@ pub(super) fn row_key_of<'e>(
 /// The key of `row` in a table that has a primary key.
 pub(super) fn primary_key(table: &Table, columns: &[u16], row: &[Datum]) -> Result<Vec<u8>, TablesError> {
     let mut key = Vec::with_capacity(16);
-    for position in columns.iter().map(|position| usize::from(*position)) {
-        encode_part(&row[position], table.columns[position].ty, &mut key).map_err(|error| TablesError::codec(table, error))?;
-    }
+    put_primary_key(table, columns, row, &mut key)?;
     Ok(key)
 }
 
-/// The value of `row`, checked for nulls and length; `key_bytes` are those of its key.
+/// As [`primary_key`], appended to `out`.
+pub(super) fn put_primary_key(table: &Table, columns: &[u16], row: &[Datum], out: &mut Vec<u8>) -> Result<(), TablesError> {
+    for position in columns.iter().map(|position| usize::from(*position)) {
+        encode_part(&row[position], table.columns[position].ty, out).map_err(|error| TablesError::codec(table, error))?;
+    }
+    Ok(())
+}
+
+/// The value of `row`, checked for length; `key_bytes` are those of its key.
 pub(super) fn row_value(table: &Table, row: &[Datum], key_bytes: usize) -> Result<Vec<u8>, TablesError> {
     let mut value = Vec::with_capacity(64);
-    encode_row(row, &table.columns, &mut value).map_err(|error| TablesError::codec(table, error))?;
-    let bytes = key_bytes + value.len();
+    put_row(table, row, &mut value)?;
+    check_row_bytes(table, key_bytes + value.len())?;
+    Ok(value)
+}
+
+/// Appends the value of `row` to `out`.
+pub(super) fn put_row(table: &Table, row: &[Datum], out: &mut Vec<u8>) -> Result<(), TablesError> {
+    encode_row(row, &table.columns, out).map_err(|error| TablesError::codec(table, error))
+}
+
+/// Refuses a row whose key and value have too many bytes.
+pub(super) fn check_row_bytes(table: &Table, bytes: usize) -> Result<(), TablesError> {
     if bytes > ROW_MAX {
         return Err(TablesError::RowTooLarge { table: table.name.clone(), bytes, most: ROW_MAX });
     }
-    Ok(value)
+    Ok(())
 }
 
 /// Refuses a row of the wrong shape, or with nulls where none may be.

@@ -5,9 +5,15 @@ use std::ops::Bound;
 
 use super::harness::{Plan, simulate};
 use crate::base::{Random, TreeId};
-use crate::table::{Direction, Write};
+use crate::table::{Batch, Direction, Write};
 
 const TREE: TreeId = TreeId(7);
+
+fn batch(pairs: &[(Vec<u8>, Vec<u8>)]) -> Batch {
+    let mut batch = Batch::default();
+    pairs.iter().for_each(|(key, value)| batch.push(key, value));
+    batch
+}
 
 #[test]
 fn appended_keys_are_all_there_and_the_tree_is_sound() {
@@ -36,12 +42,12 @@ fn appended_keys_are_all_there_and_the_tree_is_sound() {
                     pairs.push((key, value));
                     number += 1 + random.below(3) as u32;
                 }
-                let slices: Vec<(&[u8], Vec<u8>)> = pairs.iter().map(|(key, value)| (&key[..], value.clone())).collect();
-                let mut rest = &slices[..];
-                while !rest.is_empty() {
-                    let taken = store.trees.append(TREE, rest).await.unwrap();
+                let batch = batch(&pairs);
+                let mut from = 0;
+                while from < batch.len() {
+                    let taken = store.trees.append(TREE, &batch, from).await.unwrap();
                     assert!(taken > 0);
-                    rest = &rest[taken..];
+                    from += taken;
                 }
                 model.extend(pairs);
             }
@@ -66,15 +72,15 @@ fn what_does_not_fit_or_is_not_behind_the_end() {
         let large = vec![1; 1990];
         // Out of order: put where they belong.
         for key in [5u8, 3, 4, 9, 9] {
-            assert_eq!(store.trees.append(TREE, &[(&[key][..], large.clone())]).await.unwrap(), 1);
+            assert_eq!(store.trees.append(TREE, &batch(&[(vec![key], large.clone())]), 0).await.unwrap(), 1);
         }
-        assert_eq!(store.trees.append(TREE, &[]).await.unwrap(), 0);
+        assert_eq!(store.trees.append(TREE, &batch(&[]), 0).await.unwrap(), 0);
         let all = store.trees.range(TREE, (Bound::Unbounded, Bound::Unbounded), Direction::Up, 10).await.unwrap();
         assert_eq!(all.iter().map(|(key, _)| key[0]).collect::<Vec<_>>(), [3, 4, 5, 9]);
         // One that is too large stops those behind it, and is refused itself.
-        let pairs = [(&[20u8][..], vec![1; 10]), (&[21][..], vec![1; 2000]), (&[22][..], vec![1; 10])];
-        assert_eq!(store.trees.append(TREE, &pairs).await.unwrap(), 1);
-        assert!(store.trees.append(TREE, &pairs[1..]).await.is_err());
+        let pairs = batch(&[(vec![20], vec![1; 10]), (vec![21], vec![1; 2000]), (vec![22], vec![1; 10])]);
+        assert_eq!(store.trees.append(TREE, &pairs, 0).await.unwrap(), 1);
+        assert!(store.trees.append(TREE, &pairs, 1).await.is_err());
         assert_eq!(store.trees.check(|_| {}).await.unwrap().findings, []);
     });
 }

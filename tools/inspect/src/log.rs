@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use regroup::base::limits::LOG_BLOCK;
-use regroup::base::{Lsn, ThreadId};
+use regroup::base::{Lsn, PageId, Scn, ThreadId};
 use regroup::disk::{Buffer, FileId};
 use regroup::page::superblock::RING_AT;
 use regroup::redo::LogReader;
@@ -52,17 +52,21 @@ fn parse_lsn(text: &str) -> Result<Lsn, String> {
     }
 }
 
-/// Reads each thread's log, shows it, and returns where it ends. Damage before the known end is a finding.
+/// What logs say of pages.
+#[derive(Default)]
+pub(crate) struct Said {
+    /// Where each log ends.
+    pub(crate) ends: BTreeMap<ThreadId, Lsn>,
+    /// Pages that are made anew, in these versions, and not known to be durable at home since.
+    pub(crate) made_anew: BTreeMap<PageId, Scn>,
+}
+
+/// Reads each thread's log, shows it, and returns what it says. Damage before the known end is a finding.
 ///
 /// # Errors
 /// The disk's.
-pub(crate) async fn show(
-    store: &Store,
-    controls: &BTreeMap<ThreadId, Control>,
-    args: &Args,
-    out: &mut Output,
-) -> Result<BTreeMap<ThreadId, Lsn>, String> {
-    let mut ends = BTreeMap::new();
+pub(crate) async fn show(store: &Store, controls: &BTreeMap<ThreadId, Control>, args: &Args, out: &mut Output) -> Result<Said, String> {
+    let mut said = Said::default();
     for (thread, at) in store.redo.iter().filter(|(thread, _)| args.thread.is_none_or(|wanted| wanted == thread.0)) {
         let file = store.file(*at);
         let Some(control) = controls.get(thread) else {
@@ -72,11 +76,11 @@ pub(crate) async fn show(
         let ring_blocks = store.shape.ring_bytes / LOG_BLOCK as u64;
         let identity = LogIdentity { cluster: store.tag(), thread: *thread, ring_blocks };
         let log = Log { store, file: file.file, identity, path: name(&file.path) };
-        if let Some(end) = log.read(control, args, out).await? {
-            ends.insert(*thread, end);
+        if let Some(end) = log.read(control, args, &mut said.made_anew, out).await? {
+            said.ends.insert(*thread, end);
         }
     }
-    Ok(ends)
+    Ok(said)
 }
 
 struct Log<'s> {
@@ -87,7 +91,13 @@ struct Log<'s> {
 }
 
 impl Log<'_> {
-    async fn read(&self, control: &Control, args: &Args, out: &mut Output) -> Result<Option<Lsn>, String> {
+    async fn read(
+        &self,
+        control: &Control,
+        args: &Args,
+        made_anew: &mut BTreeMap<PageId, Scn>,
+        out: &mut Output,
+    ) -> Result<Option<Lsn>, String> {
         let start = match args.from {
             Some(from) => self.first_group(from).await?,
             None => control.checkpoint,
@@ -107,7 +117,7 @@ impl Log<'_> {
                     if !quiet && args.to.is_none_or(|to| group.end.0 <= to.0) {
                         print_group(&group, args.operations, out);
                     }
-                    check_group(&group)
+                    check_group(&group, made_anew)
                 })
                 .await;
             match outcome {
@@ -192,11 +202,21 @@ impl Counted {
     }
 }
 
-/// Every operation of a group can be decoded.
-fn check_group(group: &LogGroup<'_>) -> Result<(), RecordFault> {
-    if group.header.kind == GroupKind::Changes {
-        for change in Changes::new(group.body, group.header.items) {
-            Ops::new(change?.ops).try_for_each(|op| op.map(|_| ()))?;
+/// Every operation of a group can be decoded. Notes which pages are made anew.
+fn check_group(group: &LogGroup<'_>, made_anew: &mut BTreeMap<PageId, Scn>) -> Result<(), RecordFault> {
+    if group.header.kind == GroupKind::Written {
+        for (page, version) in written_items(group.body) {
+            if made_anew.get(&page).is_some_and(|made| *made <= version) {
+                made_anew.remove(&page);
+            }
+        }
+        return Ok(());
+    }
+    for change in Changes::new(group.body, group.header.items) {
+        let change = change?;
+        Ops::new(change.ops).try_for_each(|op| op.map(|_| ()))?;
+        if change.formats() {
+            made_anew.insert(change.page, group.header.scn);
         }
     }
     Ok(())

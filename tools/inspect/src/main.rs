@@ -91,9 +91,9 @@ async fn check(store: &Store, out: &mut Output) -> Result<(), String> {
     out.only_findings();
     superblock::show(&store.opened, out).await?;
     let controls = control::show(store, out).await?;
-    let log_ends = log::show(store, &controls, &log::Args::default(), out).await?;
+    let log::Said { ends: log_ends, made_anew } = log::show(store, &controls, &log::Args::default(), out).await?;
     let images = double_write::show(store, out).await?;
-    pages::verify_all(store, Evidence { log_ends, images }, out).await?;
+    pages::verify_all(store, Evidence { log_ends, images, made_anew }, out).await?;
     if let Some(control) = trees::unclosed(&controls) {
         let (thread, state) = (control.writer.thread, control.state);
         let text = format!("trees: not checked, as redo thread {thread} is {state} and its pages are not up to date");

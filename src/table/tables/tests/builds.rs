@@ -5,13 +5,21 @@ use std::time::Duration;
 
 use super::*;
 use crate::table::catalog::IndexState;
-use crate::table::rows::Inserted;
+use crate::table::rows::{Inserted, RowError};
 use crate::table::tables::sort::{SortError, Sorter};
 use crate::table::tables::{Removed, Updated};
 
 /// Rows whose ages are a permutation, with some nulls.
 fn crowd(count: i32) -> Vec<Vec<Datum>> {
     (0..count).map(|id| person(id, &format!("name {}", id % 7), (id % 10 != 0).then(|| id * 37 % count))).collect()
+}
+
+fn push(sorter: &mut Sorter, key: &[u8], value: &[u8]) {
+    let put = |out: &mut Vec<u8>| {
+        out.extend_from_slice(key);
+        Ok::<(), ()>(())
+    };
+    assert_eq!(sorter.push(value, put), Ok(()));
 }
 
 #[test]
@@ -21,8 +29,8 @@ fn the_sorter_sorts_more_than_it_holds() {
         for (count, step, chunk) in [(0u32, 1, 100), (1000, 1, 2000), (1000, 7, 1 << 20), (1000, 7, 2000), (1000, 999, 3000)] {
             let mut sorter = Sorter::with_chunks(&tables, chunk);
             for number in 0..count {
-                let key = (number * step % count).to_be_bytes().to_vec();
-                assert!(sorter.push(&mut txn, key, vec![7; 5]).await.is_ok());
+                push(&mut sorter, &(number * step % count).to_be_bytes(), &[7; 5]);
+                assert!(sorter.settle(&mut txn).await.is_ok());
             }
             let Ok(tree) = sorter.finish(&mut txn).await else { panic!() };
             let mut cursor = txn.cursor(tree, Bound::Unbounded, Bound::Unbounded, Direction::Up);
@@ -39,13 +47,30 @@ fn the_sorter_sorts_more_than_it_holds() {
             }
             assert_eq!(next, count);
         }
+        // In order for long, so that much of it is written before the order ends; then all of it once more, backwards.
+        let mut sorter = Sorter::with_chunks(&tables, 1 << 20);
+        for number in (0..60_000u32).step_by(2).chain((1..60_000).step_by(2).rev()) {
+            push(&mut sorter, &number.to_be_bytes(), &[7; 9]);
+            assert!(sorter.settle(&mut txn).await.is_ok());
+        }
+        let Ok(tree) = sorter.finish(&mut txn).await else { panic!() };
+        let mut cursor = txn.cursor(tree, Bound::Unbounded, Bound::Unbounded, Direction::Up);
+        let mut next = 0u32;
+        let mut see = |key: &[u8], value: &[u8]| {
+            assert_eq!((key, value), (&next.to_be_bytes()[..], &[7; 9][..]));
+            next += 1;
+            Ok::<(), RowError>(())
+        };
+        while cursor.each(&txn, &mut see).await.unwrap() {}
+        assert_eq!(next, 60_000);
         // A key that comes twice is found in a chunk, at its border, and while merging.
         for chunk in [1 << 20, 60, 200] {
             let mut sorter = Sorter::with_chunks(&tables, chunk);
             let mut outcome = Ok(());
             for key in [5u8, 9, 3, 1, 9, 2] {
                 if outcome.is_ok() {
-                    outcome = sorter.push(&mut txn, vec![key], Vec::new()).await;
+                    push(&mut sorter, &[key], &[]);
+                    outcome = sorter.settle(&mut txn).await;
                 }
             }
             let twice = match outcome {
@@ -60,7 +85,8 @@ fn the_sorter_sorts_more_than_it_holds() {
         let mut txn = begin(&tables);
         let mut sorter = Sorter::with_chunks(&tables, 500);
         for number in 0..100u32 {
-            assert!(sorter.push(&mut txn, vec![(number * 37 % 101) as u8], Vec::new()).await.is_ok());
+            push(&mut sorter, &[(number * 37 % 101) as u8], &[]);
+            assert!(sorter.settle(&mut txn).await.is_ok());
         }
         assert!(sorter.finish(&mut txn).await.is_ok());
         txn.commit().await.unwrap();
@@ -154,14 +180,14 @@ fn loads_go_in_batches_or_one_by_one() {
                     txn = begin(&tables);
                 }
                 table = tables.table(&txn, &table.name).await.unwrap().unwrap();
-                let mut loader = tables.loader(&txn, &table, false, true).await.unwrap();
+                let mut loader = tables.loader(&mut txn, &table, false, true).await.unwrap();
                 // The last ones aren't in order.
                 for row in crowd(500).iter().skip(100).chain(&crowd(100)) {
                     loader.push(&mut txn, row).await.unwrap();
                 }
                 assert_eq!(loader.finish(&mut txn).await.unwrap(), 500);
                 assert_eq!(scan(&tables, &txn, &table).await.len(), 500);
-                let mut loader = tables.loader(&txn, &table, false, true).await.unwrap();
+                let mut loader = tables.loader(&mut txn, &table, false, true).await.unwrap();
                 if keyed {
                     let error = loader.push(&mut txn, &person(3, "x", None)).await.unwrap_err();
                     assert_eq!(state(&error), "23505");
