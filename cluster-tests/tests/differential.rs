@@ -4,7 +4,6 @@
 //! difference shrunk: `cargo run --release -p cluster-tests --bin differential`.
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use cluster_tests::differential::run::{Pair, Tally};
@@ -37,11 +36,6 @@ fn regroup_agrees_with_postgres() {
         };
         let test = test_named!("regroup_agrees_with_postgres");
         test.seeds(statements() / SCRIPT, script);
-        if seeds::asked_for().is_none() {
-            let seed = RandomState::new().hash_one(());
-            println!("and seed {seed}");
-            test.seed(seed, || script(seed));
-        }
         tally.into_inner()
     };
     println!("{tally:?}");

@@ -227,13 +227,12 @@ async fn live(seams: &Seams, world: &World, life: &Life, above: Incarnation) -> 
     let _ = life.heard.send(Heard::Joined(standing.epoch));
     let serves = serve(seams, world, &member, standing.incarnation, &disk, data);
     let mut serves = std::pin::pin!(serves);
-    let told = tokio::select! {
+    tokio::select! {
         biased;
         reason = member.stopped() => return code_of(&reason),
-        () = life.terminate.notified() => (),
+        () = life.terminate.notified() => {}
         () = &mut serves => unreachable!("serving has no end"),
-    };
-    let () = told;
+    }
     let _ = life.heard.send(Heard::Leaving);
     let mut patience = seams.sleep(LEAVE_WITHIN);
     tokio::select! {
