@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::world::World;
 use crate::membership::sector::VotingId;
 
-/// `MEMBERSHIP_SEED=n` runs that seed alone.
+/// `MEMBERSHIP_SEED=n` runs that seed alone, `MEMBERSHIP_SEEDS=n` as many from 0 on.
 fn seeds() -> Vec<u64> {
     match std::env::var("MEMBERSHIP_SEED") {
         Ok(seed) => vec![seed.parse().expect("a seed is a number")],
-        Err(_) => (0..60).collect(),
+        Err(_) => (0..std::env::var("MEMBERSHIP_SEEDS").map_or(60, |count| count.parse().expect("a count"))).collect(),
     }
 }
 
