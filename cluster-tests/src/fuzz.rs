@@ -72,7 +72,8 @@ pub fn corpus(name: &str) -> Vec<Vec<u8>> {
         "frame" => samples::frames(),
         "frontend" => conversation::corpus().into_iter().map(|bytes| [&[0, 40][..], &bytes].concat()).collect(),
         _ => vec![
-            b"instance = 2\n[storage]\nredo = [\"/a\", \"b\"]\ndata = [\"/c\"]\nvoting = [\"v\"]\n[options]\nlog_mode = \"none\"\n".to_vec(),
+            b"instance = 2\n[storage]\nredo = [\"/a\", \"b\"]\ndata = [\"/c\"]\nvoting = [\"v\"]\n[options]\nlog_mode = \"none\"\n"
+                .to_vec(),
             b"[storage]\nredo = [\"/a\"]\ndata = [\"/c\"]\nvoting = [\"1\", \"2\", \"3\"]\n[fence]\nmethods = [\"guard\", \"lease\"]\n\
               [guard]\nrestarts_max = 0\n[membership]\nlease_ms = 500\n[interconnect]\nlisten = \"[::1]:0\"\ntls = \"/k\"\n\
               [[instances]]\nid = 1\nguard = \"127.0.0.1:0\"\n"

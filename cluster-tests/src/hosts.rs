@@ -81,7 +81,9 @@ impl Hosts {
         command.env("RUST_LOG", "info").stdin(Stdio::null()).stdout(log("events")).stderr(log("host"));
         // SAFETY: prctl with these arguments touches no memory and may be called between fork and exec.
         unsafe {
-            command.pre_exec(|| if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) });
+            command.pre_exec(|| {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+            });
         }
         self.guards[usize::from(id) - 1] = Some(command.spawn().expect("a guard can be started"));
     }

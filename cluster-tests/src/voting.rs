@@ -1,10 +1,12 @@
 //! Sectors of voting files: samples for golden bytes, and the fuzz target `sector`.
 
 use regroup::base::{Epoch, Incarnation, Lsn, ThreadId, checksum};
+use regroup::fence::Victim;
+use regroup::fence::message::{Demand, Report};
 use regroup::membership::ballot;
 use regroup::membership::guard::{Child, GuardRecord};
 use regroup::membership::heartbeat::{Heartbeat, Host, Standing, head};
-use regroup::membership::messages::{Beat, GuardMessage};
+use regroup::membership::messages::Beat;
 use regroup::membership::paxos::{Ballot, Block};
 use regroup::membership::sector::{self, Head, Place, SECTOR, SectorFault, SectorKind, VotingId};
 use regroup::membership::survey::Snapshot;
@@ -64,7 +66,8 @@ pub fn corpus() -> Vec<Vec<u8>> {
     let mut corpus: Vec<Vec<u8>> = SectorKind::ALL.into_iter().enumerate().map(with_kind).collect();
     let beat = Beat { incarnation: Incarnation(3), epoch: Epoch(4), sequence: 5, hears: 6, standing: Standing::Member };
     corpus.push([&[0][..], &beat.encode()].concat());
-    corpus.push([&[0][..], &GuardMessage::Kill { id: ThreadId(2), incarnation: Incarnation(3), epoch: Epoch(4) }.encode()].concat());
+    corpus.push([&[0][..], &Demand::of(Victim { id: ThreadId(2), incarnation: Incarnation(3), epoch: Epoch(4) }).encode()].concat());
+    corpus.push([&[0][..], &Report::new(ThreadId(2), Incarnation(3), true).encode()].concat());
     corpus
 }
 
@@ -77,8 +80,11 @@ pub fn fuzz(data: &[u8]) {
     if let Ok(beat) = Beat::decode(data) {
         assert_eq!(Beat::decode(&beat.encode()), Ok(beat));
     }
-    if let Ok(message) = GuardMessage::decode(data) {
-        assert_eq!(GuardMessage::decode(&message.encode()), Ok(message));
+    if let Ok(demand) = Demand::decode(data) {
+        assert_eq!(Demand::decode(&demand.encode()), Ok(demand));
+    }
+    if let Ok(report) = Report::decode(data) {
+        assert_eq!(Report::decode(&report.encode()), Ok(report));
     }
     let kind = SectorKind::ALL[usize::from(*number) % 4];
     let mut raw = [0; SECTOR];

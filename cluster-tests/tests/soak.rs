@@ -23,7 +23,13 @@ impl Busy {
         let start = |_| {
             let mut command = Command::new("sh");
             // It ends by itself when the test was killed.
-            command.args(["-c", &format!("end=$(($(date +%s) + {})); while [ $(date +%s) -lt $end ]; do i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; done", seconds() + 120)]);
+            command.args([
+                "-c",
+                &format!(
+                    "end=$(($(date +%s) + {})); while [ $(date +%s) -lt $end ]; do i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; done",
+                    seconds() + 120
+                ),
+            ]);
             command.spawn().expect("a shell can be started")
         };
         Busy((0..cores * OVERSUBSCRIBED).map(start).collect())

@@ -1,19 +1,15 @@
-//! Bodies of messages between instances and guards: rkyv, validated at the receiver. Frame, length, checksum and identity are the link's.
-//!
-//! Who sent a message is what the link proved. What a body says about others is believed as far as its sender's word goes: a guard's
-//! about its own child.
+//! Bodies of messages between instances: rkyv, validated at the receiver. Frame, length, checksum and identity are the link's: who sent a message is
+//! what the link proved. What guards say is `fence::message`'s.
 
 use rkyv::rancor::Error;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::heartbeat::Standing;
-use crate::base::limits::{NUMBER_MAX, THREADS_MAX};
-use crate::base::{Epoch, Incarnation, ThreadId};
+use crate::base::limits::NUMBER_MAX;
+use crate::base::{Epoch, Incarnation};
 
 /// Frame kind of a [`Beat`], on the heartbeat lane.
 pub const BEAT: u16 = 0x0100;
-/// Frame kind of a [`GuardMessage`], on the control lane.
-pub const GUARD: u16 = 0x0101;
 
 /// A network heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,29 +24,6 @@ pub struct Beat {
     pub hears: u64,
     /// How the sender stands.
     pub standing: Standing,
-}
-
-/// Between a guard and an instance or another guard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GuardMessage {
-    /// The guard's child ended.
-    Died {
-        /// The child: the guard's own instance.
-        id: ThreadId,
-        /// Its life.
-        incarnation: Incarnation,
-        /// Proven by its locks to be drained.
-        drained: bool,
-    },
-    /// Kill your child: the view of this epoch is without it.
-    Kill {
-        /// The child.
-        id: ThreadId,
-        /// Its life.
-        incarnation: Incarnation,
-        /// The evicting view's epoch.
-        epoch: Epoch,
-    },
 }
 
 /// A body that isn't what it claims.
@@ -80,18 +53,6 @@ struct BeatBody {
     hears: u64,
     standing: u8,
 }
-
-#[derive(Archive, Serialize, Deserialize)]
-struct GuardBody {
-    kind: u8,
-    drained: bool,
-    id: u16,
-    incarnation: u64,
-    epoch: u64,
-}
-
-const DIED: u8 = 1;
-const KILL: u8 = 2;
 
 /// Aligned as archives must be; frames aren't.
 fn aligned(bytes: &[u8]) -> rkyv::util::AlignedVec {
@@ -135,41 +96,5 @@ impl Beat {
             hears: body.hears,
             standing: standing.ok_or(MessageFault::Field { field: "standing", found: body.standing.into() })?,
         })
-    }
-}
-
-impl GuardMessage {
-    /// The body's bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let body = match *self {
-            GuardMessage::Died { id, incarnation, drained } => {
-                GuardBody { kind: DIED, drained, id: id.0, incarnation: incarnation.0, epoch: 0 }
-            }
-            GuardMessage::Kill { id, incarnation, epoch } => {
-                GuardBody { kind: KILL, drained: false, id: id.0, incarnation: incarnation.0, epoch: epoch.0 }
-            }
-        };
-        rkyv::to_bytes::<Error>(&body).expect("numbers archive").to_vec()
-    }
-
-    /// Reads a body.
-    ///
-    /// # Errors
-    /// [`MessageFault`].
-    pub fn decode(bytes: &[u8]) -> Result<GuardMessage, MessageFault> {
-        let fault = |_| MessageFault::Archive { length: bytes.len() };
-        if bytes.len() != size_of::<ArchivedGuardBody>() {
-            return Err(MessageFault::Archive { length: bytes.len() });
-        }
-        let body: GuardBody = rkyv::from_bytes::<_, Error>(&aligned(bytes)).map_err(fault)?;
-        if !(1..=THREADS_MAX).contains(&body.id) {
-            return Err(MessageFault::Field { field: "instance", found: body.id.into() });
-        }
-        let (id, incarnation) = (ThreadId(body.id), Incarnation(number("incarnation", body.incarnation)?));
-        match body.kind {
-            DIED if body.epoch == 0 => Ok(GuardMessage::Died { id, incarnation, drained: body.drained }),
-            KILL if !body.drained => Ok(GuardMessage::Kill { id, incarnation, epoch: Epoch(number("epoch", body.epoch)?) }),
-            other => Err(MessageFault::Field { field: "kind", found: other.into() }),
-        }
     }
 }

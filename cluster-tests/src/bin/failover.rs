@@ -47,7 +47,8 @@ fn measure(hosts: &Hosts, victim: u16, inflict: impl FnOnce()) -> f64 {
     let life = format!("instance {victim} (i{incarnation})");
     let mut first = f64::INFINITY;
     wait_for("a survivor's view without it", || {
-        first = (1..=COUNT).filter(|id| *id != victim).filter_map(|id| hosts.installed_without(id, began, &life)).fold(f64::INFINITY, f64::min);
+        first =
+            (1..=COUNT).filter(|id| *id != victim).filter_map(|id| hosts.installed_without(id, began, &life)).fold(f64::INFINITY, f64::min);
         first.is_finite()
     });
     first - began

@@ -86,7 +86,10 @@ impl Cluster {
     pub fn new(seed: u64, plan: Plan) -> Cluster {
         if std::env::var_os("RUST_LOG").is_some() {
             // Two clusters in one test share it.
-            let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
+            let _ = tracing_subscriber::fmt()
+                .with_writer(std::io::stderr)
+                .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+                .try_init();
         }
         let sim = Sim::new(seed).step_limit(200_000_000);
         let (media, network, clock) = (MemoryMedia::new(seed), MemoryNetwork::new(seed), sim.runtime());

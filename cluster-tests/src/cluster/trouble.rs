@@ -185,7 +185,9 @@ async fn storage(cluster: &Cluster, trouble: Trouble, random: &mut Random) {
             let chance = 0.1 + 0.1 * random.below(9) as f64;
             cluster.media.inject(Fault::new(FaultKind::ReadError).file(path).chance(chance).until(until).forever());
             if paths.len() > 1 && random.chance(0.5) {
-                cluster.media.inject(Fault::new(FaultKind::WriteError).on(Operation::Write).file(path).chance(chance).until(until).forever());
+                cluster
+                    .media
+                    .inject(Fault::new(FaultKind::WriteError).on(Operation::Write).file(path).chance(chance).until(until).forever());
             }
         }
     }

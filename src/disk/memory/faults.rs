@@ -81,7 +81,17 @@ pub struct Fault {
 impl Fault {
     /// Strikes once, at the next I/O that fits.
     pub fn new(kind: FaultKind) -> Fault {
-        Fault { kind, operation: None, file: None, disk: None, range: 0..u64::MAX, from_io: 0, until: Instant(u64::MAX), chance: 1.0, times: 1 }
+        Fault {
+            kind,
+            operation: None,
+            file: None,
+            disk: None,
+            range: 0..u64::MAX,
+            from_io: 0,
+            until: Instant(u64::MAX),
+            chance: 1.0,
+            times: 1,
+        }
     }
 
     /// Only this operation (for kinds that strike several).

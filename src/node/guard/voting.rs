@@ -73,7 +73,14 @@ pub async fn create(
 /// # Errors
 /// It can't be opened, or is something else, or of another cluster than `cluster`.
 pub async fn open(disk: &Arc<dyn Disk>, path: &Path, access: Access, cluster: Option<ClusterId>) -> Result<VotingFile, StorageError> {
-    let file = disk.open(path, access)?;
+    identify(disk, path, disk.open(path, access)?, cluster).await
+}
+
+/// Makes sure that an open file is a voting file.
+///
+/// # Errors
+/// As [`open`].
+pub async fn identify(disk: &Arc<dyn Disk>, path: &Path, file: FileId, cluster: Option<ClusterId>) -> Result<VotingFile, StorageError> {
     let found = read_superblock(disk, file).await?;
     let wrong = |fault| StorageError::Fault { file: path.into(), offset: 0, fault };
     if let Some(expected) = cluster

@@ -119,7 +119,11 @@ async fn open_files(files: &mut Files, seams: &Seams, instance: ThreadId, patien
         let Some(opened) = opened else {
             let (count, usable, _) = files.count();
             let needed = count / 2 + 1;
-            return if usable >= needed { Ok(()) } else { Err(MemberError::NoMajority { usable, count, needed, troubles: files.troubles() }) };
+            return if usable >= needed {
+                Ok(())
+            } else {
+                Err(MemberError::NoMajority { usable, count, needed, troubles: files.troubles() })
+            };
         };
         if let Err(OpenTrouble::InUse(why)) = files.opened(opened) {
             return Err(MemberError::LiveIdentity { instance, why });
@@ -324,7 +328,9 @@ impl Driver {
                     self.signs.entry(id).or_default().network = Some(self.seams.now());
                     self.step(Input::Beat { from: id, beat });
                 }
-                Ok(beat) => tracing::warn!(peer = %from.peer, claimed = beat.incarnation.0, "a heartbeat of another incarnation than its sender's"),
+                Ok(beat) => {
+                    tracing::warn!(peer = %from.peer, claimed = beat.incarnation.0, "a heartbeat of another incarnation than its sender's")
+                }
                 Err(fault) => tracing::warn!(peer = %from.peer, %fault, "a heartbeat that can't be read"),
             },
             (Lane::Control, kind) if is_ours(kind) => match self.desk.heard(id, kind, &body) {

@@ -14,8 +14,7 @@ use crate::base::{BoxFuture, ClusterId, Instant, Seams, ThreadId};
 use crate::disk::{Access, Buffer, Disk, DiskError, Durability, FileId};
 use crate::membership::FileTrouble;
 use crate::membership::sector::{SECTOR, SECTORS_AT, VotingId, region_bytes};
-use crate::page::superblock::{FileKind, StorageError};
-use crate::page::volume::read_superblock;
+use crate::node::guard::voting;
 
 /// Between two tries to open a file that couldn't be used.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -57,26 +56,32 @@ pub(super) struct Files {
     open: BTreeMap<VotingId, FileId>,
 }
 
-async fn open(seams: Seams, disk: Arc<dyn Disk>, path: PathBuf, cluster: ClusterId, instance: ThreadId) -> Result<(VotingId, FileId), OpenTrouble> {
-    let (opener, shown) = (disk.clone(), path.display().to_string());
-    let file = run_job(&seams, move || opener.open(&path, Access::Write(instance))).await.map_err(|error| match error {
+async fn open(
+    seams: Seams,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    cluster: ClusterId,
+    instance: ThreadId,
+) -> Result<(VotingId, FileId), OpenTrouble> {
+    let (opener, there) = (disk.clone(), path.clone());
+    let file = run_job(&seams, move || opener.open(&there, Access::Write(instance))).await.map_err(|error| match error {
         DiskError::InUse { .. } => OpenTrouble::InUse(error),
         other => OpenTrouble::Other(other.to_string()),
     })?;
-    let other = |error: StorageError| OpenTrouble::Other(error.to_string());
-    let superblock = read_superblock(&disk, file).await.map_err(other)?;
-    if superblock.shape.cluster != cluster {
-        return Err(OpenTrouble::Other(format!("{shown} is of cluster {}, not of {cluster}: check `voting` in the configuration", superblock.shape.cluster)));
-    }
-    match superblock.kind {
-        FileKind::Voting => Ok((VotingId(superblock.voting), file)),
-        kind => Err(OpenTrouble::Other(format!("{shown} is a {kind} file: check `voting` in the configuration"))),
-    }
+    let found = voting::identify(&disk, &path, file, Some(cluster)).await.map_err(|error| OpenTrouble::Other(error.to_string()))?;
+    Ok((found.id, file))
 }
 
 impl Files {
     /// The files at `paths`, none of them open yet.
-    pub(super) fn new(seams: &Seams, disk: &Arc<dyn Disk>, cluster: ClusterId, instance: ThreadId, instances: u16, paths: &[PathBuf]) -> Files {
+    pub(super) fn new(
+        seams: &Seams,
+        disk: &Arc<dyn Disk>,
+        cluster: ClusterId,
+        instance: ThreadId,
+        instances: u16,
+        paths: &[PathBuf],
+    ) -> Files {
         let (seams, disk, region) = (seams.clone(), disk.clone(), region_bytes(instances));
         let mut files = Files { seams, disk, cluster, instance, region, entries: Vec::new(), open: BTreeMap::new() };
         for path in paths {

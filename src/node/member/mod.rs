@@ -26,9 +26,9 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::base::{BoxFuture, ClusterId, Epoch, Gate, Incarnation, Seams, ThreadId};
 use crate::disk::{Disk, DiskError};
-use crate::fence::{By, Fencer, Outcome};
 use crate::fence::desk::Desk;
 use crate::fence::guard::Demands;
+use crate::fence::{By, Fencer, Outcome};
 use crate::membership::heartbeat::Host;
 use crate::membership::view::{Method, View};
 use crate::membership::{Event, FenceOutcome, Input, Options, ParkReason, StopReason};
@@ -122,9 +122,17 @@ pub enum MemberError {
 enum Order {
     Input(Input),
     /// An operator's word that this life can neither write nor answer.
-    Confirm { id: ThreadId, incarnation: Incarnation, code: u8 },
+    Confirm {
+        id: ThreadId,
+        incarnation: Incarnation,
+        code: u8,
+    },
     /// Put the file of this path at this position.
-    Replace { position: u8, path: PathBuf, done: tokio::sync::oneshot::Sender<Result<(), String>> },
+    Replace {
+        position: u8,
+        path: PathBuf,
+        done: tokio::sync::oneshot::Sender<Result<(), String>>,
+    },
 }
 
 /// What everybody may look at.
@@ -170,7 +178,8 @@ impl Member {
     /// # Errors
     /// [`MemberError::Stopped`], [`MemberError::Link`].
     pub async fn join(&self) -> Result<Standing, MemberError> {
-        let (mut joined, mut stopped, mut failed) = (self.board.joined.subscribe(), self.board.stopped.subscribe(), self.board.failed.subscribe());
+        let (mut joined, mut stopped, mut failed) =
+            (self.board.joined.subscribe(), self.board.stopped.subscribe(), self.board.failed.subscribe());
         tokio::select! {
             biased;
             Ok(standing) = joined.wait_for(Option::is_some) => Ok(standing.expect("it was waited for")),

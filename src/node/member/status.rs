@@ -102,7 +102,9 @@ pub(super) fn stop_text(reason: &StopReason) -> String {
         StopReason::Left { by: Some(view) } => format!("it left with epoch {}", view.epoch.0),
         StopReason::Left { by: None } => "it left".into(),
         StopReason::Displaced { by } => format!("incarnation {} of it lives", by.0),
-        StopReason::LiveIdentity { incarnation } => format!("incarnation {} of it is alive: its heartbeat on the voting files changes", incarnation.0),
+        StopReason::LiveIdentity { incarnation } => {
+            format!("incarnation {} of it is alive: its heartbeat on the voting files changes", incarnation.0)
+        }
         StopReason::Unproven { incarnation, .. } => format!(
             "nothing proves that its incarnation {} is dead: it ran on another host. Start it there, or make sure that this host is off and say so with `clusterctl fence confirm`",
             incarnation.0
