@@ -102,6 +102,21 @@ impl Hosts {
         self.cluster.signal_instance(id, signal);
     }
 
+    /// Stops the instance's process for a while: it can't be asked for its number meanwhile.
+    ///
+    /// # Panics
+    /// It has none.
+    pub fn stop_for(&self, id: u16, time: Duration) {
+        let pid = self.cluster.pid_of(id).expect("it has a process");
+        for signal in [libc::SIGSTOP, libc::SIGCONT] {
+            // SAFETY: a process of ours, which its guard waits for: the number is its own as long as it isn't killed, and this is too short for that.
+            unsafe { libc::kill(pid, signal) };
+            if signal == libc::SIGSTOP {
+                std::thread::sleep(time);
+            }
+        }
+    }
+
     /// Sends a signal to the guard of `id` and to its instance's process, known before so that both get it.
     ///
     /// # Panics

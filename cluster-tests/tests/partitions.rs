@@ -61,9 +61,7 @@ fn a_short_stop_is_forgiven_and_a_long_one_is_not() {
     let hosts = Hosts::start(3, false);
     let before = hosts.view();
     for _ in 0..5 {
-        hosts.signal(2, libc::SIGSTOP);
-        std::thread::sleep(Duration::from_millis(150));
-        hosts.signal(2, libc::SIGCONT);
+        hosts.stop_for(2, Duration::from_millis(150));
         std::thread::sleep(Duration::from_millis(500));
     }
     hosts.whole();

@@ -61,7 +61,7 @@ mod tests {
     use crate::base::{ClusterId, ThreadId};
     use crate::disk::Access;
     use crate::disk::memory::{MemoryDisk, MemoryMedia};
-    use crate::page::superblock::{FileKind, Shape};
+    use crate::page::superblock::{FORMAT, FileKind, Shape};
     use crate::page::volume::{StoragePaths, Volume};
 
     const DATA: &str = "/store/data";
@@ -145,9 +145,9 @@ mod tests {
         let other = Superblock { number: 1, ..superblock };
         assert_eq!(refusal(&media, &first, &other.encode(COPIES[1])), StorageFault::CopiesDiffer);
         let mut newer = second;
-        newer[4] = 3;
+        newer[4] = FORMAT as u8 + 1;
         checksum::seal(&mut newer);
-        assert_eq!(refusal(&media, &first, &newer), StorageFault::Format { found: 3 });
+        assert_eq!(refusal(&media, &first, &newer), StorageFault::Format { found: FORMAT + 1 });
         assert!(matches!(refusal(&media, &first, &first), StorageFault::Field { field: "own offset", .. }));
         // The whole copy describes a file of another length.
         let long = Superblock { shape: Shape { data_bytes: 2 << 20, ..shape() }, ..superblock };
