@@ -1,7 +1,7 @@
 //! Regroup: a shared-disk cluster database core.
 //!
 //! Several instances open the same disk, each serves transactions and writes its own redo log; when one dies, the survivors redo its
-//! log and go on. This crate is the storage core of one instance: see `docs/ARCHITECTURE.md` for the layers and what is not here yet.
+//! log and go on. This crate is an instance with its membership and guard: see `docs/ARCHITECTURE.md` for the layers and what is not here yet.
 //! Layers import only downwards: `base`, `disk` and `net`, `page`, `redo`, `cache`, `txn`, `table`, `membership` and `fence`, `recovery`,
 //! `ops`, `node` and `sql`, `cli`.
 
