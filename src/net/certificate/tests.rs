@@ -1,3 +1,5 @@
+//! Certificates: what is made reads back, what is wrong is refused with the file and the remedy.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;

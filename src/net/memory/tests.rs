@@ -1,3 +1,5 @@
+//! The simulated network: what it carries, loses and cuts, and that a seed decides all of it.
+
 use bytes::Bytes;
 
 use super::*;
