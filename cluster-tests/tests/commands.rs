@@ -184,13 +184,21 @@ fn starting_and_stopping_are_idempotent_also_at_once() {
     cluster.run(&["start", "2"]).expect(2);
 }
 
-/// A kill leaves the process file's lock, its socket and its I/O for a moment; starting at once must not stumble over any of them.
+/// Whether a process has ended; it may not have been waited for yet.
+fn has_ended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rfind(')').is_none_or(|at| matches!(stat[at + 1..].trim_start().as_bytes().first(), Some(b'Z' | b'X')))
+}
+
+/// A kill leaves the instance, its socket and its I/O for a moment; starting as soon as the guard is dead must not stumble over any of them.
 #[test]
 fn kills_and_starts_in_quick_succession() {
     let cluster = Cluster::new(&[]);
     for _ in 0..10 {
         cluster.run(&["start"]).expect(0);
+        let guard = cluster.guard_pid(1).expect("it has a guard");
         cluster.signal_guard(1, libc::SIGKILL);
+        wait_for("the killed guard to be dead", || has_ended(guard));
     }
     cluster.run(&["start"]).expect(0);
     cluster.run(&["stop"]).expect(0);
