@@ -5,16 +5,14 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::regroup::program;
+
 /// `clusterctl`, which lies beside the test binaries' folder when the workspace was built.
 ///
 /// # Panics
 /// When it isn't there.
 pub fn clusterctl() -> PathBuf {
-    let here = std::env::current_exe().expect("a test knows where it is");
-    let folder = here.parent().and_then(|deps| deps.parent()).expect("tests lie in target/<profile>/deps");
-    let binary = folder.join("clusterctl");
-    assert!(binary.exists(), "{} isn't there: cargo build --release -p regroup --bin clusterctl", binary.display());
-    binary
+    program("clusterctl")
 }
 
 /// How a command ended.
