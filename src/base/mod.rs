@@ -4,6 +4,7 @@ pub mod checksum;
 pub mod gate;
 pub mod ids;
 pub mod limits;
+pub mod mode;
 pub mod options;
 pub mod random;
 pub mod runtime;
@@ -12,5 +13,6 @@ pub mod threads;
 
 pub use gate::Gate;
 pub use ids::{ClusterId, Epoch, Incarnation, Lsn, PageId, Scn, ThreadId, TreeId, Writer};
+pub use mode::Mode;
 pub use random::Random;
 pub use runtime::{BoxFuture, Instant, Runtime, Seams};
