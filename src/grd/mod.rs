@@ -16,8 +16,10 @@ mod holder;
 pub mod message;
 mod remaster;
 pub mod resource;
+pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 //! `store` is that core with its trees: what a process serves from. `database` is the API for programs that embed it.
 
 pub mod database;
+pub mod grd;
 pub mod guard;
 pub mod member;
 pub mod storage;
