@@ -3,7 +3,8 @@
 //! Triggers: the interval (pages dirtied before the previous interval's end, so that a page written often is written once), the
 //! log's fill (a quarter of what is in use), recovery that would take too long (`pace`), a caller. The position is taken before the dirty page table is looked at, and a group marks
 //! its pages dirty before it appends, so no change lies between. The control block is written, durable, before the ring is reused
-//! (rule 9). A page that can't be written is logged anew; one that recovery gave up holds the position back, and says so; when the ring is
+//! (rule 9). Pages that were given away before they were written hold the position back until their new owners have written them: these are asked
+//! to once per checkpoint, which then does what is possible; when one of them has written, and the position had to stay, the next checkpoint follows. A page that can't be written is logged anew; one that recovery gave up holds the position back, and says so; when the ring is
 //! full for that, whoever waits for room gets an error. The control block also takes down what recovery is predicted to take.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,6 +108,8 @@ struct Task {
     predicted_us: Arc<AtomicU64>,
     /// Where the log ended at the last interval.
     last_interval: Lsn,
+    /// The last checkpoint fell short of its target, and a page that another instance owes was among the reasons.
+    short: bool,
     /// The page that held back the position when that was last said.
     told_held: Option<Lsn>,
 }
@@ -133,6 +136,7 @@ impl Checkpointer {
             transactions: transactions.clone(),
             predicted_us: predicted_us.clone(),
             last_interval,
+            short: false,
             told_held: None,
         };
         let (stop_task, gone_task, ended_task) = (stop.clone(), gone.clone(), ended.clone());
@@ -202,12 +206,14 @@ impl Task {
             || -> BoxFuture<()> { every.map_or_else(|| Box::pin(std::future::pending()) as BoxFuture<()>, |every| seams.sleep(every)) };
         let mut look = next_look();
         loop {
+            let short = self.short;
             let turn = tokio::select! {
                 biased;
                 () = stop.notified() => Turn::Stop,
                 // When the handle is dropped nobody asks any more, but the interval and the log's fill still do.
                 Some(request) = requests.recv() => Turn::Checkpoint(Cause::Request, Some(request)),
                 () = self.log.under_pressure() => Turn::Checkpoint(Cause::LogSize, None),
+                () = self.cache.shared.image_gone.notified(), if short => Turn::Checkpoint(Cause::LogSize, None),
                 () = &mut tick => Turn::Checkpoint(Cause::Interval, None),
                 () = &mut look => Turn::Look,
             };
@@ -301,6 +307,7 @@ impl Task {
     async fn checkpoint(&mut self, cause: Cause, target: Lsn) -> Result<CheckpointReport, CacheError> {
         let started = self.cache.seams().now();
         let from = self.control.checkpoint;
+        self.cache.want_images_before(target);
         self.cache.write_before(target).await?;
         self.cache.carry_forward(target).await?;
         let now = self.log.appended();
@@ -312,6 +319,7 @@ impl Task {
             self.write_control().await?;
             self.log.release(to);
         }
+        self.short = to < target && !self.cache.shared.dirty.lock().images_before(target).is_empty();
         if to < target {
             self.tell_held(to);
         }

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::RwLockWriteGuard;
 
 use super::frame::{Body, PageRead};
+use super::grants::Mode;
 use super::wait::{CacheError, Halt, Load, Wait};
 use super::{Cache, CacheShared};
 use crate::base::limits::{GROUP_BYTES_MAX, GROUP_PAGES_MAX, PAGE_SIZE};
@@ -99,7 +100,7 @@ impl<'c> Group<'c> {
     /// # Errors
     /// [`Wait::Page`], [`Wait::Latch`]; [`CacheError::GroupTooLarge`].
     pub fn latch(&mut self, page: PageId) -> Result<(), Halt> {
-        self.latch_for(page, Load::Contents)
+        self.latch_for(page, Mode::Exclusive, Load::Contents)
     }
 
     /// As [`Group::latch`] for a page whose contents are about to be replaced: it isn't read.
@@ -107,17 +108,22 @@ impl<'c> Group<'c> {
     /// # Errors
     /// As [`Group::latch`].
     pub fn latch_fresh(&mut self, page: PageId) -> Result<(), Halt> {
-        self.latch_for(page, Load::Fresh)
+        self.latch_for(page, Mode::Exclusive, Load::Fresh)
     }
 
-    fn latch_for(&mut self, page: PageId, load: Load) -> Result<(), Halt> {
+    /// As [`Group::latch`] for a page that is about to leave, and that nobody has while the page writer isn't done with it.
+    pub(super) fn latch_leaving(&mut self, page: PageId) -> Result<(), Halt> {
+        self.latch_for(page, Mode::None, Load::Contents)
+    }
+
+    fn latch_for(&mut self, page: PageId, mode: Mode, load: Load) -> Result<(), Halt> {
         if self.find(page).is_some() {
             return Ok(());
         }
         if self.pages.len() == GROUP_PAGES_MAX {
             return Err(CacheError::GroupTooLarge { bytes: self.bytes, pages: self.pages.len() + 1 }.into());
         }
-        let (frame, body) = self.shared.latch(page, load, self.pages.is_empty())?;
+        let (frame, body) = self.shared.latch(page, mode, load, self.pages.is_empty())?;
         let (was_fresh, version) = (body.fresh, header::of(body.page()).version());
         self.pages.push(Held { page, frame, body, version, before: None, was_fresh, ops: Vec::new() });
         Ok(())

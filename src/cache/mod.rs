@@ -5,27 +5,35 @@
 //! table    page id -> frame                            page_writer  dirty pages to their homes, oldest first
 //! load     misses: single-flight, coalesced, verified  double_write torn pages stay recoverable
 //! wait     why synchronous code can't go on, and how   checkpoint   moves the start of replay
-//! dirty    dirty pages by first unwritten position     pace         keeps predicted recovery short
-//! grants   the seam to the global directory
+//! patience what it has got, and how it keeps that      pace         keeps predicted recovery short
+//! dirty    dirty pages by first unwritten position     unwritable   pages whose homes fail
+//! grants   the seam to the global directory            asking       what a load asked it for, and taking that in
+//! yielding what the directory asks of the cache        free         frames for pages that come: eviction
 //! ```
 //! Code above works synchronously on latched, resident pages; what it lacks it names in a [`Wait`] and is run again ([`Cache::run`]),
 //! so that nobody waits for log space, a frame or a grant while holding a latch (rule 19, `docs/decisions/0003`).
 
+mod asking;
 pub mod checkpoint;
 pub mod dirty;
 pub mod double_write;
 pub mod frame;
+mod free;
 pub mod grants;
 pub mod group;
 pub mod load;
 mod pace;
 pub mod page_writer;
+mod patience;
 pub mod recovered;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod unwritable;
 pub mod wait;
+mod yielding;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -34,11 +42,14 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, Semaphore};
 
 pub use frame::PageRead;
-pub use grants::{Grants, LocalGrants, Mode};
+pub use grants::{Contents, Grant, Grants, LocalGrants, Mode, Yielded};
 pub use group::{Committed, Group};
 pub use wait::{CacheError, Halt, Halts, Load, Wait};
 
 use crate::base::limits::{CACHE_FRAMES_MIN, GROUP_PAGES_MAX, PAGE_SIZE};
+
+const _: () = assert!(CACHE_FRAMES_MIN / 2 >= GROUP_PAGES_MAX, "half of the frames can be pinned by waiting operations");
+
 use crate::base::{Lsn, PageId, Scn, Seams};
 use crate::disk::BufferPool;
 use crate::page::volume::Volume;
@@ -115,6 +126,14 @@ pub(crate) struct CacheShared {
     pub(crate) freed: Notify,
     /// Somebody waits for a frame.
     pub(crate) wanted: AtomicBool,
+    /// When the writes of other instances were last asked for, in nanoseconds of the runtime; 0: not since one of them was heard of.
+    pub(crate) asked: AtomicU64,
+    /// A yield took its page, or may take it.
+    pub(crate) yielded: Notify,
+    /// A past image is void, so that the checkpoint may move.
+    pub(crate) image_gone: Notify,
+    /// Pages that are to be written because somebody elsewhere waits for that.
+    pub(crate) urgent: Mutex<BTreeSet<PageId>>,
     /// Wakes the page writer.
     pub(crate) write: Notify,
     /// The page writer has done a round or ended.
@@ -135,12 +154,17 @@ impl Cache {
     /// With fewer than [`crate::base::limits::CACHE_FRAMES_MIN`] frames: options are validated before.
     pub fn new(setup: CacheSetup) -> Cache {
         assert!(setup.frames >= CACHE_FRAMES_MIN, "a cache of {} frames is too small", setup.frames);
+        Cache::with(setup)
+    }
+
+    /// A cache of any size.
+    pub(crate) fn with(setup: CacheSetup) -> Cache {
         let pool = BufferPool::new(setup.frames, PAGE_SIZE);
         let shared = CacheShared {
             frames: (0..setup.frames).map(|_| Frame::default()).collect(),
             table: PageTable::new(setup.frames),
             free: Mutex::new((0..setup.frames as u32).rev().collect()),
-            pins: Arc::new(Semaphore::new((setup.frames / 2).max(GROUP_PAGES_MAX))),
+            pins: Arc::new(Semaphore::new(setup.frames / 2)),
             seams: setup.seams,
             volume: setup.volume,
             grants: setup.grants,
@@ -155,6 +179,10 @@ impl Cache {
             quarantine: Mutex::default(),
             freed: Notify::new(),
             wanted: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            yielded: Notify::new(),
+            image_gone: Notify::new(),
+            urgent: Mutex::default(),
             write: Notify::new(),
             written: Notify::new(),
             goal: AtomicU64::new(0),
@@ -234,18 +262,18 @@ impl Cache {
         self.shared.dirty.lock().is_held(page)
     }
 
-    /// Whether `page` is resident with changes that aren't durable at home yet: what its home holds doesn't count then.
+    /// Whether `page` is, or was, resident with changes that aren't known to be durable at home yet: what its home holds doesn't count then.
     pub fn is_dirty(&self, page: PageId) -> bool {
         let Some(number) = self.shared.table.get(page) else { return false };
         let frame = &self.shared.frames[number as usize];
         let holds_it = frame.body.read().id == page;
-        holds_it && frame.state.lock().dirty.is_some()
+        let state = frame.state.lock();
+        holds_it && (state.dirty.is_some() || state.unwritten)
     }
 
     /// Puts `page` into quarantine: every later access gets `why`, nothing is written to its home.
     pub fn quarantine(&self, page: PageId, why: CacheError) {
-        tracing::error!(%page, %why, "page quarantined");
-        self.shared.quarantine.lock().entry(page).or_insert(why);
+        self.shared.quarantine_page(page, why);
     }
 
     /// The latched page, for reading.
@@ -255,5 +283,12 @@ impl Cache {
     #[inline]
     pub fn read(&self, page: PageId) -> Result<PageRead<'_>, Halt> {
         self.shared.read(page)
+    }
+}
+
+impl CacheShared {
+    pub(crate) fn quarantine_page(&self, page: PageId, why: CacheError) {
+        tracing::error!(%page, %why, "page quarantined");
+        self.quarantine.lock().entry(page).or_insert(why);
     }
 }

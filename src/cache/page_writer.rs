@@ -4,7 +4,8 @@
 //! pick oldest -> copy under shared latch, seal -> force log (rule 7) -> double-write -> homes, neighbours together -> sync
 //!             -> clean, unless changed meanwhile -> notice in the log
 //! ```
-//! It works when a checkpoint asks (up to its goal), when too many frames are dirty, and when somebody wants a frame. A page whose home
+//! It works when a checkpoint asks (up to its goal), when too many frames are dirty, when somebody wants a frame, and for pages that other instances
+//! wait for. It writes what this instance owes, held alone or beside readers; what was given away is written by whoever has it. A page whose home
 //! can't be written, or whose sync failed, is quarantined: kept in its frame, never written there again (rule 14);
 //! `unwritable` keeps its contents in the log, which is kept from there on.
 //! A failed double-write or log stops the instance, as both lie in its own redo file.
@@ -15,6 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::double_write::{DoubleWrite, IMAGES};
+use super::grants::Mode;
 use super::wait::CacheError;
 use super::{Cache, CacheShared};
 use crate::base::limits::{DOUBLE_WRITE_PAGES, PAGE_SIZE};
@@ -77,6 +79,12 @@ impl Cache {
         }
     }
 
+    /// Asks for the writes of pages whose first unwritten position lies before `position` and that others owe since they were given away.
+    pub(super) fn want_images_before(&self, position: Lsn) {
+        let images = self.shared.dirty.lock().images_before(position);
+        images.into_iter().for_each(|page| self.shared.grants.want_written(page));
+    }
+
     /// Ends the page writer after its present round; whoever waits for it hears that it is gone.
     pub async fn stop_page_writer(&self) {
         let shared = &self.shared;
@@ -95,13 +103,16 @@ impl Cache {
 }
 
 impl CacheShared {
-    fn log_error(&self) -> CacheError {
+    pub(super) fn log_error(&self) -> CacheError {
         let error = self.log.get().and_then(|log| log.reserve(0).err());
         error.unwrap_or(LogError::Closed).into()
     }
 
     /// Whether there is something to write now.
     fn write_due(&self) -> bool {
+        if !self.urgent.lock().is_empty() {
+            return true;
+        }
         let dirty = self.dirty.lock();
         let goal = Lsn(self.goal.load(Ordering::Acquire));
         let crowded = dirty.writable() * 8 >= self.frames.len() * 3 || self.wanted.load(Ordering::Acquire);
@@ -161,8 +172,11 @@ impl PageWriter {
 
     /// One batch.
     async fn round(&mut self) -> Result<(), CacheError> {
-        let mut pages = self.shared.dirty.lock().pick(DOUBLE_WRITE_PAGES);
+        let mut pages = self.urgent();
+        let oldest = self.shared.dirty.lock().pick(DOUBLE_WRITE_PAGES - pages.len());
+        pages.extend(oldest);
         pages.sort_unstable();
+        pages.dedup();
         let area = self.spare.take().unwrap_or_else(|| Buffer::zeroed(IMAGES + DOUBLE_WRITE_PAGES * PAGE_SIZE));
         let mut area = area;
         area.set_len(IMAGES + DOUBLE_WRITE_PAGES * PAGE_SIZE);
@@ -185,6 +199,14 @@ impl PageWriter {
         self.finish(&copies, &failed);
         self.doubtful.extend(failed);
         self.preserve().await
+    }
+
+    /// Pages that other instances wait for.
+    fn urgent(&self) -> Vec<PageId> {
+        let mut urgent = self.shared.urgent.lock();
+        let some: Vec<PageId> = urgent.iter().take(DOUBLE_WRITE_PAGES / 2).copied().collect();
+        urgent.retain(|page| !some.contains(page));
+        some
     }
 
     /// Copies and seals the pages under shared latches and marks them as being written: first those whose torn homes need an image, then those that the log
@@ -215,7 +237,9 @@ impl PageWriter {
         let frame = &self.shared.frames[number as usize];
         let body = frame.body.read();
         let mut state = frame.state.lock();
-        if body.id != page || state.dirty.is_none() {
+        // Not what was given away, nor what can't be written from here.
+        let owed = |position| body.mode > Mode::None && self.shared.dirty.lock().is_writable(position, page);
+        if body.id != page || !state.dirty.is_some_and(owed) {
             return Copied::Gone;
         }
         if state.made_anew != made_anew {
@@ -278,26 +302,37 @@ impl PageWriter {
         let mut written = Vec::with_capacity(copies.len());
         for copy in copies {
             let mut state = shared.frames[copy.frame as usize].state.lock();
-            state.writing = false;
-            let redirtied = state.redirtied.take();
-            state.made_anew = std::mem::take(&mut state.remade);
             let position = state.dirty.expect("a page being written is dirty");
             let mut dirty = shared.dirty.lock();
             if let Some(error) = failed.get(&copy.page) {
-                dirty.hold(position, copy.page);
+                // It leaves when its contents are in the log (`unwritable`).
+                state.doubtful = true;
+                if state.image.is_some() {
+                    dirty.make_image(position, copy.page);
+                } else {
+                    state.writing = false;
+                    dirty.hold(position, copy.page);
+                }
+                (state.redirtied, state.made_anew) = (None, std::mem::take(&mut state.remade));
                 drop(dirty);
                 drop(state);
-                let why = CacheError::Unwritable { page: copy.page, error: error.clone() };
-                tracing::error!(page = %copy.page, %why, "page quarantined");
-                shared.quarantine.lock().entry(copy.page).or_insert(why);
+                shared.quarantine_page(copy.page, CacheError::Unwritable { page: copy.page, error: error.clone() });
                 continue;
             }
+            state.writing = false;
+            state.made_anew = std::mem::take(&mut state.remade);
+            state.dirty = state.redirtied.take();
             dirty.remove(position, copy.page);
-            if let Some(next) = redirtied {
-                dirty.insert(next, copy.page);
+            match state.dirty {
+                // It is leaving, and its newest changes with it.
+                Some(next) if state.image.is_some() => dirty.make_image(next, copy.page),
+                Some(next) => dirty.insert(next, copy.page),
+                None => state.image = None,
             }
-            state.dirty = redirtied;
             written.push((copy.page, copy.version));
+        }
+        if !written.is_empty() {
+            shared.grants.written(&written);
         }
         shared.counters.pages_written.fetch_add(written.len() as u64, Ordering::Relaxed);
         shared.counters.batches.fetch_add(1, Ordering::Relaxed);

@@ -3,9 +3,11 @@
 //! A failed write may have torn the home, and the next batch overwrites the image in the double-write area: then redo would have nothing to
 //! start from. So the page writer logs a change group that formats the page with all that it holds, durable before the area is used again
 //! (rule 14: saved durably before the thread moves on). Recovery starts such a page there and doesn't look at its home. While recovery itself
+//! When other instances read the page too, it can't be changed here: then the instance stops, and its recovery holds the page. While recovery itself
 //! is under way there is no log: then writing pauses, and who needs a frame gets the error. Checkpoints log such a page anew
 //! ([`Cache::carry_forward`]), so that it doesn't keep the ring from being reused.
 
+use super::frame::{Body, Frame};
 use super::grants::Mode;
 use super::page_writer::PageWriter;
 use super::{Cache, CacheError, Halt, Load};
@@ -31,15 +33,24 @@ impl PageWriter {
         }
         *cache.shared.stuck.lock() = None;
         let mut end = Lsn(0);
-        for (page, error) in std::mem::take(&mut self.doubtful) {
-            match log_image(&cache, page) {
+        let doubtful = std::mem::take(&mut self.doubtful);
+        let pages: Vec<PageId> = doubtful.iter().map(|(page, _)| *page).collect();
+        for (page, error) in doubtful {
+            match log_image(&cache, page, true) {
                 Ok(logged) => end = end.max(logged),
-                // Waiting for room could be waiting for this very task. The area still has the image: recovery takes it from there.
+                // Others read the page too, so it can't be changed here, or there is no room. Waiting for room could be waiting for this very task. The area still has the image: recovery takes it from there.
                 Err(Halt::Wait(_)) => return Err(self.fatal(error)),
                 Err(Halt::Failed(failed)) => return Err(failed),
             }
         }
-        Ok(cache.log()?.force(end).await?)
+        cache.log()?.force(end).await?;
+        for page in pages {
+            let Some(pin) = cache.shared.pin_if(page, |_, _| true) else { continue };
+            let mut state = cache.shared.frames[pin.frame as usize].state.lock();
+            (state.doubtful, state.writing, state.redirtied) = (false, false, None);
+        }
+        cache.shared.written.notify_waiters();
+        Ok(())
     }
 }
 
@@ -54,7 +65,7 @@ impl Cache {
         for page in held {
             let Some(pin) = self.pin_resident(page, Mode::Exclusive, Load::Contents) else { continue };
             let from = self.log()?.appended();
-            match log_image(self, page) {
+            match log_image(self, page, false) {
                 Ok(end) => self.log()?.force(end).await?,
                 // No room, or in use: the next checkpoint tries again.
                 Err(Halt::Wait(_)) => continue,
@@ -82,10 +93,16 @@ impl Cache {
     }
 }
 
-/// Logs a change that makes `page`, which is resident and stays so, what it is. Returns where its redo ends.
-fn log_image(cache: &Cache, page: PageId) -> Result<Lsn, Halt> {
+/// Logs a change that makes `page`, which is resident and stays so, what it is. Returns where its redo ends. `leaving`: also when it is being given away by the only
+/// one who has it, which waits for this.
+fn log_image(cache: &Cache, page: PageId, leaving: bool) -> Result<Lsn, Halt> {
     let mut group = cache.begin(PAGE_SIZE + OVERHEAD)?;
-    group.latch(page)?;
+    let alone = |frame: &Frame, body: &Body| body.mode == Mode::None && frame.state.lock().alone;
+    if leaving && cache.shared.pin_if(page, alone).is_some() {
+        group.latch_leaving(page)?;
+    } else {
+        group.latch(page)?;
+    }
     let bytes = group.page(page).to_vec();
     let header = header::of(&bytes);
     let (low, heap) = image(&bytes);

@@ -3,17 +3,18 @@
 //! An operation returns a [`Halt`]; [`Cache::run`] satisfies its [`Wait`] with nothing latched and runs the operation again from its
 //! start. Pages loaded for an operation stay pinned until it is done, so that it gets on however small the cache is; the
 //! pins of all waiting operations together are bounded to half the frames, and are given up before waiting for log room.
+//!
+//! Nobody waits in a circle (rule 19), as pages can be taken away by other instances at any time but this: the page that was just loaded is *held* until the
+//! operation has run once with it, which it does without waiting. An operation that has lost more pages that way than it may becomes
+//! *patient* (`patience`): it holds all that it needs while it asks for more, in one order of pages that is the same for all.
 
 use std::future::Future;
 use std::pin::Pin as StdPin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::Cache;
-use super::frame::Pin;
 use super::grants::Mode;
+use super::patience::{Held, Need};
 use crate::base::PageId;
 use crate::base::limits::GROUP_PAGES_MAX;
 use crate::disk::DiskError;
@@ -146,7 +147,7 @@ pub enum Footprint {
 }
 
 impl Footprint {
-    fn pages(self) -> usize {
+    pub(super) fn pages(self) -> usize {
         match self {
             Footprint::Path => 8,
             Footprint::Group => GROUP_PAGES_MAX,
@@ -154,13 +155,6 @@ impl Footprint {
     }
 }
 
-/// What an operation under way holds between its tries.
-#[derive(Default)]
-struct Held {
-    pins: Vec<Pin>,
-    permit: Option<OwnedSemaphorePermit>,
-    tries: u32,
-}
 
 impl Cache {
     /// Runs `operation` until it succeeds or fails for good.
@@ -182,19 +176,10 @@ impl Cache {
 
     async fn satisfy(&self, wait: Wait, footprint: Footprint, held: &mut Held) -> Result<(), CacheError> {
         match wait {
-            Wait::Page { page, mode, load } => {
-                if held.permit.is_none() {
-                    let pages = footprint.pages() as u32;
-                    // The semaphore is never closed: an error can't come.
-                    held.permit = Arc::clone(&self.shared.pins).acquire_many_owned(pages).await.ok();
-                }
-                if held.pins.len() >= footprint.pages() {
-                    // More than the footprint says: the oldest go, which are the least likely to be needed again.
-                    held.pins.drain(..footprint.pages() / 2);
-                }
-                held.pins.push(self.load(page, mode, load).await?);
-            }
+            Wait::Page { page, mode, load } => self.get(Need { page, mode, load }, footprint, held).await?,
             Wait::Latch => {
+                // Whoever has the latch runs without waiting: a patient operation keeps what it holds, as that can't be waited for.
+                held.let_go_unless_patient();
                 held.tries += 1;
                 yield_now().await;
                 if held.tries.is_multiple_of(64) {
@@ -203,11 +188,11 @@ impl Cache {
                 }
             }
             Wait::Log { bytes } => {
-                *held = Held::default();
+                held.release();
                 self.log()?.wait_for_room(bytes).await?;
             }
             Wait::Space { file, pages } => {
-                *held = Held::default();
+                held.release();
                 self.shared.volume.grow(file, pages).await?;
             }
         }
