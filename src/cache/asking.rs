@@ -21,6 +21,7 @@ use super::CacheShared;
 use crate::base::{BoxFuture, Lsn, PageId, Scn, TreeId};
 use crate::disk::Buffer;
 use crate::page::header::{self, Kind};
+use crate::page::{PageFault, verify};
 
 /// Where a load puts its page: never in a second frame (rule 9).
 pub(crate) enum Place {
@@ -201,11 +202,17 @@ impl CacheShared {
     }
 
     /// Puts what was read of a granted page into its frame. False when it was given away meanwhile: then nothing is known of what was read.
-    pub(crate) fn put_read(&self, page: PageId, pin: &Pin, bytes: Buffer, read: Result<(), CacheError>) -> Result<bool, CacheError> {
+    pub(crate) fn put_read(&self, page: PageId, pin: &Pin, mut bytes: Buffer, load: Load, read: Result<(), CacheError>) -> Result<bool, CacheError> {
         let frame = &self.frames[pin.frame as usize];
         let mut body = frame.body.write();
         let granted = std::mem::take(&mut body.granted);
-        let outcome = if granted == Mode::None { Ok(false) } else { read.and_then(|()| self.check(page, &bytes)).map(|()| true) };
+        let blank = load == Load::IfAny && read.is_ok() && matches!(verify(&bytes, page, self.volume.tag()), Err(PageFault::Blank { .. }));
+        if blank {
+            header::format(&mut bytes, page, Kind::Free, TreeId(0), self.volume.tag());
+        }
+        let checked = || if blank { Ok(()) } else { self.check(page, &bytes) };
+        let outcome = if granted == Mode::None { Ok(false) } else { read.and_then(|()| checked()).map(|()| true) };
+        body.fresh = blank && outcome == Ok(true);
         body.bytes = Some(bytes);
         match outcome {
             Ok(true) => body.mode = granted,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::CacheShared;
+use super::{Cache, CacheShared};
 use super::frame::{Body, Frame, Pin};
 use super::grants::Mode;
 use super::wait::CacheError;
@@ -57,6 +57,30 @@ enum Swept {
     Frame(u32),
     /// Nothing to take; the writes of these pages, which are owed elsewhere, would change that.
     Nothing(Vec<PageId>),
+}
+
+impl Cache {
+    /// Evicts every page that may go, and asks for the writes of those that may not because others owe them. True when nothing is left that is granted or
+    /// kept. For an instance that leaves: nothing is used any more.
+    pub fn let_go_all(&self) -> bool {
+        let shared = &self.shared;
+        let (mut elsewhere, mut left) = (Vec::new(), 0usize);
+        for (number, frame) in shared.frames.iter().enumerate() {
+            let mut body = frame.body.write();
+            if !body.id.is_some() {
+                continue;
+            }
+            if frame.pins.load(Ordering::Acquire) > 0 || shared.is_kept(frame, &body, &mut elsewhere) {
+                left += 1;
+                continue;
+            }
+            shared.empty(&mut body);
+            drop(body);
+            shared.give_back(number as u32);
+        }
+        elsewhere.iter().for_each(|page| shared.grants.want_written(*page));
+        left == 0
+    }
 }
 
 impl CacheShared {

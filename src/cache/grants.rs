@@ -8,20 +8,9 @@
 //! afterwards does (`asking` sees to that).
 
 use super::wait::CacheError;
+pub use crate::base::Mode;
 use crate::base::{BoxFuture, PageId, Scn};
 use crate::disk::Buffer;
-
-/// How a page is held.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub enum Mode {
-    /// Not at all.
-    #[default]
-    None,
-    /// For reading, beside others.
-    Shared,
-    /// For changing, alone.
-    Exclusive,
-}
 
 /// Where the newest version of a granted page is.
 pub enum Contents {

@@ -111,6 +111,14 @@ impl<'c> Group<'c> {
         self.latch_for(page, Mode::Exclusive, Load::Fresh)
     }
 
+    /// As [`Group::latch`] for a page whose home may never have been written: then it is an empty one of kind `Free`.
+    ///
+    /// # Errors
+    /// As [`Group::latch`].
+    pub fn latch_if_any(&mut self, page: PageId) -> Result<(), Halt> {
+        self.latch_for(page, Mode::Exclusive, Load::IfAny)
+    }
+
     /// As [`Group::latch`] for a page that is about to leave, and that nobody has while the page writer isn't done with it.
     pub(super) fn latch_leaving(&mut self, page: PageId) -> Result<(), Halt> {
         self.latch_for(page, Mode::None, Load::Contents)

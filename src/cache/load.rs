@@ -117,7 +117,7 @@ impl Cache {
         let Some(buffer) = read else { return Ok(Some(pin)) };
         shared.count_read(1);
         let (buffer, outcome) = shared.volume.read(page, buffer).await;
-        shared.enter(page, pin, buffer, outcome.map_err(CacheError::from))
+        shared.enter(page, pin, buffer, load, outcome.map_err(CacheError::from))
     }
 
     /// Makes all of `pages` resident, held exclusively, as far as they can be, and pins them. Results are in the order given; neighbours
@@ -254,7 +254,7 @@ fn read_stretch(shared: Arc<CacheShared>, mut pages: Vec<(PageId, Pin, Buffer)>)
             let Some((page, pin, buffer)) = pages.pop() else { return };
             let (buffer, outcome) = shared.volume.read(page, buffer).await;
             // Kept in quarantine, or comes up again.
-            drop(shared.enter(page, pin, buffer, outcome.map_err(CacheError::from)));
+            drop(shared.enter(page, pin, buffer, Load::Contents, outcome.map_err(CacheError::from)));
             return;
         }
         let (run, outcome) = shared.volume.read(first, Buffer::zeroed(pages.len() * PAGE_SIZE)).await;
@@ -263,7 +263,7 @@ fn read_stretch(shared: Arc<CacheShared>, mut pages: Vec<(PageId, Pin, Buffer)>)
             if outcome.is_ok() {
                 buffer.copy_from_slice(&run[index * PAGE_SIZE..(index + 1) * PAGE_SIZE]);
             }
-            drop(shared.enter(page, pin, buffer, outcome.clone()));
+            drop(shared.enter(page, pin, buffer, Load::Contents, outcome.clone()));
         }
     })
 }
@@ -322,8 +322,8 @@ impl CacheShared {
     }
 
     /// Puts what was read of a page into its frame, which `pin` pins. None when it was given away meanwhile.
-    fn enter(&self, page: PageId, pin: Pin, bytes: Buffer, outcome: Result<(), CacheError>) -> Outcome {
-        match self.put_read(page, &pin, bytes, outcome) {
+    fn enter(&self, page: PageId, pin: Pin, bytes: Buffer, load: Load, outcome: Result<(), CacheError>) -> Outcome {
+        match self.put_read(page, &pin, bytes, load, outcome) {
             Ok(usable) => Ok(usable.then_some(pin)),
             Err(error) => {
                 self.drop_unread(page, pin);

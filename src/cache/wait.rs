@@ -27,6 +27,8 @@ use crate::redo::apply::ApplyFault;
 pub enum Load {
     /// Read them.
     Contents,
+    /// Read them if there are any: a home that was never written will do.
+    IfAny,
     /// They will be replaced as a whole: a frame with the page's identity is enough.
     Fresh,
 }

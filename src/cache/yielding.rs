@@ -138,23 +138,37 @@ impl Cache {
         }
     }
 
-    /// The past image of `page` is the current copy again, held exclusively and dirty from its kept position: the transfer never arrived. False when there is
-    /// none.
+    /// This instance owes the write of `page`: its past image is the current copy again, held exclusively and dirty from its kept position, as the transfer never
+    /// arrived; or its copy in [`Mode::Shared`] is as new as any, and whoever owed the write gave its own up. False when there is neither.
     pub fn reinstate(&self, page: PageId) -> bool {
         let shared = &self.shared;
-        let Some(pin) = shared.pin_if(page, |_, body| body.held_as() == Mode::None && body.bytes.is_some()) else { return false };
+        shared.take_in_answer(page);
+        let Some(pin) = shared.pin_if(page, |_, body| body.bytes.is_some()) else { return false };
         let frame = &shared.frames[pin.frame as usize];
         let mut body = frame.body.write();
         let mut state = frame.state.lock();
-        if state.image.is_none() || body.held_as() > Mode::None {
-            return false;
+        match body.held_as() {
+            Mode::None if state.image.is_some() => body.mode = Mode::Exclusive,
+            Mode::Shared if state.unwritten => state.unwritten = false,
+            _ => return false,
         }
-        body.mode = Mode::Exclusive;
         shared.take_duty(&mut state, page);
         drop(state);
         shared.yielded.notify_waiters();
         shared.write.notify_one();
         true
+    }
+
+    /// The version of `page`, if it is held here and durable at home.
+    pub fn written_version(&self, page: PageId) -> Option<Scn> {
+        let shared = &self.shared;
+        let pin = shared.pin_if(page, |_, body| body.held_as() > Mode::None && body.bytes.is_some())?;
+        let frame = &shared.frames[pin.frame as usize];
+        let body = frame.body.read();
+        let state = frame.state.lock();
+        let version = CacheShared::version_of(&body);
+        let durable = body.id == page && state.dirty.is_none() && !state.unwritten && !body.fresh;
+        (durable && version > Scn(0)).then_some(version)
     }
 }
 

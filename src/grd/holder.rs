@@ -128,6 +128,7 @@ struct Question {
 }
 
 /// All that this instance has.
+#[derive(Debug)]
 pub(super) struct Holder {
     /// In order, so that what is declared is the same in every run.
     held: BTreeMap<Resource, Held>,

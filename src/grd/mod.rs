@@ -149,6 +149,7 @@ pub struct GrdStatus {
 }
 
 /// One instance's part of the directory.
+#[derive(Debug)]
 pub struct Grd {
     me: ThreadId,
     view: Membership,

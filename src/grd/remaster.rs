@@ -13,6 +13,7 @@ use super::{Grd, Mastered, Membership, Output};
 use crate::base::{Epoch, ThreadId};
 
 /// Slots whose entries are being built.
+#[derive(Debug)]
 pub(super) struct Rebuild {
     since: Epoch,
     slots: SlotSet,

@@ -19,7 +19,7 @@ use crate::base::options::{DoubleWrite as DoubleWriteOption, OptionError, Option
 use crate::base::{Epoch, Incarnation, Instant, Lsn, Seams, ThreadId, Writer};
 use crate::cache::checkpoint::{CheckpointReport, CheckpointSetup, Checkpointer, CountTransactions, OnCheckpoint};
 use crate::cache::double_write::DoubleWrite;
-use crate::cache::{Cache, CacheError, CacheSetup, LocalGrants};
+use crate::cache::{Cache, CacheError, CacheSetup, Grants, LocalGrants};
 use crate::disk::{Access, Disk, DiskError, FileId};
 use crate::page::superblock::{FileKind, Shape, StorageError, StorageFault};
 use crate::page::volume::{StoragePaths, Volume};
@@ -29,6 +29,9 @@ use crate::redo::control::{Control, ControlError, ControlFile, ThreadState};
 use crate::redo::forecast::{Foretold, Sample};
 use crate::redo::writer::LogPlace;
 use crate::redo::{LogError, LogWriter};
+
+/// Time between two tries to let go of all pages.
+const LET_GO_AGAIN: Duration = Duration::from_millis(2);
 
 /// Why a storage core can't be opened, or stopped working.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,16 @@ pub enum OpenError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A thread of instances that share their caches has something to recover, which its instance can't do by itself.
+    #[error(
+        "redo thread {} was not closed, and other instances may have changed the same pages: all threads have to be recovered together, which this version \
+         can't do yet. Stop all instances in an orderly way before they share their caches",
+        thread.0
+    )]
+    NotClosed {
+        /// The thread.
+        thread: ThreadId,
+    },
 }
 
 impl From<LogError> for OpenError {
@@ -100,6 +113,21 @@ pub struct Life {
     pub incarnation: Incarnation,
     /// The epoch in which it became a member.
     pub epoch: Epoch,
+}
+
+/// What a storage core has in common with those of other instances.
+pub struct Part {
+    /// The Lamport clock, which messages move too.
+    pub clock: Arc<AtomicU64>,
+    /// Who may hold which page.
+    pub grants: Arc<dyn Grants>,
+}
+
+impl Part {
+    /// Nothing: it is alone.
+    fn alone() -> Part {
+        Part { clock: Arc::default(), grants: Arc::new(LocalGrants) }
+    }
 }
 
 /// Ends the tasks of a storage core that is dropped without being closed, or was never quite open, so that its files become free.
@@ -160,15 +188,15 @@ pub fn log_identity(volume: &Volume, thread: ThreadId) -> LogIdentity {
     LogIdentity { cluster: volume.tag(), thread, ring_blocks: volume.shape().ring_bytes / LOG_BLOCK as u64 }
 }
 
-fn new_cache(seams: &Seams, volume: &Arc<Volume>, options: &Options, clock: &Arc<AtomicU64>) -> Cache {
+fn new_cache(seams: &Seams, volume: &Arc<Volume>, options: &Options, part: Part) -> Cache {
     Cache::new(CacheSetup {
         seams: seams.clone(),
         volume: volume.clone(),
-        grants: Arc::new(LocalGrants),
+        grants: part.grants,
         frames: options.cache_frames(),
         io_depth: options.page_io_depth,
         double_write: options.double_write == DoubleWriteOption::On || volume.atomic_write_max() < PAGE_SIZE,
-        clock: clock.clone(),
+        clock: part.clock,
     })
 }
 
@@ -220,7 +248,7 @@ impl Storage {
         let began = opening.seams.now();
         let volume = Volume::open(opening.disk, &opening.paths, Access::Write(opening.thread)).await?;
         let Opening { seams, thread, options, on_progress, on_checkpoint, .. } = opening;
-        Storage::open_since(OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint }, None, began).await
+        Storage::open_since(OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint }, None, None, began).await
     }
 
     /// As [`Storage::open`] for files that are open already.
@@ -229,7 +257,7 @@ impl Storage {
     /// As [`Storage::open`].
     pub async fn open_volume(opening: OpeningVolume) -> Result<Storage, OpenError> {
         let began = opening.seams.now();
-        Storage::open_since(opening, None, began).await
+        Storage::open_since(opening, None, None, began).await
     }
 
     /// As [`Storage::open_volume`] for a member of a cluster, which has its incarnation and epoch from membership.
@@ -238,11 +266,20 @@ impl Storage {
     /// As [`Storage::open`].
     pub async fn open_member(opening: OpeningVolume, life: Life) -> Result<Storage, OpenError> {
         let began = opening.seams.now();
-        Storage::open_since(opening, Some(life), began).await
+        Storage::open_since(opening, Some(life), None, began).await
+    }
+
+    /// As [`Storage::open_member`] for one of several that share their caches: a page is used as `part` grants it. Its thread must have been closed.
+    ///
+    /// # Errors
+    /// As [`Storage::open`]; [`OpenError::NotClosed`].
+    pub async fn open_part(opening: OpeningVolume, life: Life, part: Part) -> Result<Storage, OpenError> {
+        let began = opening.seams.now();
+        Storage::open_since(opening, Some(life), Some(part), began).await
     }
 
     /// As [`Storage::open_volume`]; opening began at `began`.
-    async fn open_since(opening: OpeningVolume, life: Option<Life>, began: Instant) -> Result<Storage, OpenError> {
+    async fn open_since(opening: OpeningVolume, life: Option<Life>, part: Option<Part>, began: Instant) -> Result<Storage, OpenError> {
         let OpeningVolume { seams, volume, thread, options, on_progress, on_checkpoint } = opening;
         let volume = Arc::new(volume);
         let disk = volume.disk().clone();
@@ -254,8 +291,13 @@ impl Storage {
         if let Some((slot, fault)) = &found.damaged {
             tracing::warn!(%thread, slot, %fault, "a control slot isn't whole: torn by a crash, or damaged; the other one is used");
         }
-        let clock = Arc::new(AtomicU64::new(found.control.clock.0));
-        let cache = new_cache(&seams, &volume, &options, &clock);
+        if part.is_some() && found.control.state != ThreadState::Closed {
+            return Err(OpenError::NotClosed { thread });
+        }
+        let part = part.unwrap_or_else(Part::alone);
+        let clock = part.clock.clone();
+        clock.fetch_max(found.control.clock.0, Ordering::AcqRel);
+        let cache = new_cache(&seams, &volume, &options, part);
         let mut tasks = Tasks { cache: cache.clone(), log: None, checkpointer: None };
         let mut area = DoubleWrite::new(disk.clone(), file, volume.tag(), thread);
         area.resume().await?;
@@ -370,6 +412,21 @@ impl Storage {
     /// The log has failed.
     pub async fn checkpoint(&self) -> Result<CheckpointReport, CacheError> {
         self.checkpointer.checkpoint().await
+    }
+
+    /// Writes all that this instance owes, waits until others have written what keeps pages here, and lets go of every page: then no other instance waits
+    /// for this one. Nothing may be used meanwhile.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn let_go(&self) -> Result<(), CacheError> {
+        loop {
+            self.checkpoint().await?;
+            if self.cache.let_go_all() {
+                return Ok(());
+            }
+            self.cache.seams().sleep(LET_GO_AGAIN).await;
+        }
     }
 
     /// Closes the storage core: everything written, nothing to recover. Pages that can't be written keep it from being closed clean; then the

@@ -134,6 +134,11 @@ impl<'c> Change<'c> {
         self.latch_by(|group| group.latch_fresh(page))
     }
 
+    /// Latches `page`, which may never have been written.
+    pub(super) fn latch_if_any(&mut self, page: PageId) -> Result<(), TableError> {
+        self.latch_by(|group| group.latch_if_any(page))
+    }
+
     /// Gives up the latch of an unchanged page.
     pub(super) fn unlatch(&mut self, page: PageId) {
         self.group.unlatch(page);

@@ -187,7 +187,8 @@ impl Space {
             let pages = map.index() + self.step(file);
             return Err(change.ask_to_grow(file, pages));
         }
-        change.latch_fresh(map)?;
+        // What another instance claimed may be at home already, whoever held it last.
+        change.latch_if_any(map)?;
         if header::of(change.page(map)).kind == Kind::Space as u8 {
             // It has an owner already, who was not known here.
             change.disclaim(map);

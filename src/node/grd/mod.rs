@@ -14,6 +14,8 @@
 //! Not here: what is decided (`grd`), who is a member (`membership`).
 
 mod carry;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -182,6 +184,12 @@ impl Directory {
     pub fn unfinished(&self) -> usize {
         let state = self.shared.state.lock();
         state.sides.values().map(|side| side.session.unacknowledged()).sum::<usize>() + state.waiting.len() + state.effects.len()
+    }
+
+    #[cfg(test)]
+    fn describe(&self) -> String {
+        let state = self.shared.state.lock();
+        format!("{:?}; waiting {:?}; acting {}, {} effects", state.grd, state.waiting.keys(), state.acting, state.effects.len())
     }
 
     /// Frames of members that could not be read or used.
