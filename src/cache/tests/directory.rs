@@ -65,6 +65,14 @@ impl Directory {
         self.caches.get().expect("the caches are there")[who].clone()
     }
 
+    /// Who is served and who waits.
+    pub(super) fn describe(&self) {
+        for (page, entry) in self.entries.lock().iter().filter(|(_, entry)| entry.serving) {
+            let queue: Vec<(usize, Mode)> = entry.queue.iter().map(|request| (request.who, request.mode)).collect();
+            eprintln!("{page}: holders {:?} owner {:?} then {queue:?}", entry.holders, entry.owner);
+        }
+    }
+
     /// The way of a message.
     async fn travel(&self) {
         self.seams.sleep(Duration::from_nanos(self.seams.random() % 100_000)).await;
@@ -205,7 +213,7 @@ impl Grants for Seat {
         let (tell, answer) = oneshot::channel();
         let (directory, who) = (self.directory.clone(), self.me);
         let begin = self.directory.with(page, |entry| {
-            assert!(!have || entry.holders.get(&who) == Some(&Mode::Shared), "a usable copy is one under a grant");
+            assert!(!have || entry.holders.contains_key(&who), "a usable copy is one under a grant");
             entry.queue.push_back(Request { who, mode, tell });
             !std::mem::replace(&mut entry.serving, true)
         });

@@ -133,7 +133,7 @@ pub(super) async fn open(sim: &Sim, media: &MemoryMedia, thread: ThreadId, plan:
         log: log.clone(),
         file: control_file,
         control,
-        interval: Duration::from_secs(3600),
+        interval: Duration::from_secs(1800),
         recovery_time_target: None,
         means: Means { log_bytes: 0, part_pages: 1 },
         payload_share: 1.0,

@@ -5,14 +5,16 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::harness::{Cluster, Plan, add, counter, make, read};
 use crate::base::limits::PAGE_SIZE;
 use crate::base::sim::Sim;
-use crate::base::{Lsn, PageId, Random, Scn};
+use crate::base::{Instant, Lsn, PageId, Random, Scn};
 use crate::cache::Mode;
+use crate::cache::frame::WriteState;
 use crate::disk::memory::MemoryMedia;
 use crate::page::header;
 use crate::page::superblock::PAGES_AT;
@@ -72,6 +74,24 @@ fn check(cluster: &Cluster, record: &mut Record) {
     }
 }
 
+/// What stands where, for whoever looks for the reason of a standstill.
+fn describe(cluster: &Cluster) {
+    for (number, instance) in cluster.instances.iter().enumerate() {
+        let shared = &instance.cache.shared;
+        let loading: Vec<PageId> = shared.loading.lock().keys().copied().collect();
+        eprintln!("instance {number}: loading {loading:?}, {} frames free, permits {}", shared.free.lock().len(), shared.pins.available_permits());
+        for frame in &shared.frames {
+            let (body, state) = (frame.body.read(), frame.state.lock());
+            let count = |count: &std::sync::atomic::AtomicU32| count.load(std::sync::atomic::Ordering::Relaxed);
+            let (pins, holds, yielding) = (count(&frame.pins), count(&frame.holds), count(&frame.yielding));
+            let (mode, granted, image, unwritten) = (body.mode, body.granted, state.image, state.unwritten);
+            let WriteState { dirty, writing, .. } = *state;
+            eprintln!("  {} {mode:?}/{granted:?} pins {pins} holds {holds} yielding {yielding} dirty {dirty:?} writing {writing} image {image:?} unwritten {unwritten}", body.id);
+        }
+    }
+    cluster.directory.describe();
+}
+
 async fn worker(cluster: Arc<Cluster>, record: Arc<Mutex<Record>>, instance: usize, mut random: Random, plan: Plan, operations: usize) {
     let cache = cluster.cache(instance);
     for _ in 0..operations {
@@ -105,7 +125,7 @@ async fn settle(cluster: &Cluster, media: &MemoryMedia, record: &Mutex<Record>) 
         for instance in &cluster.instances {
             instance.checkpointer.checkpoint().await.unwrap();
         }
-        cluster.instances[0].cache.seams().sleep(std::time::Duration::from_secs(1)).await;
+        cluster.instances[0].cache.seams().sleep(Duration::from_secs(1)).await;
     }
     for (number, instance) in cluster.instances.iter().enumerate() {
         assert_eq!(instance.cache.dirty(), (0, None), "instance {number} has written everything, and its images are void");
@@ -162,7 +182,11 @@ fn run(seed: u64) -> Seen {
         settle(&cluster, &media, &record).await;
         cluster
     };
-    let cluster = sim.run_until(test, |_| {
+    let cluster = sim.run_until(test, |sim| {
+        if sim.now() > Instant::default() + Duration::from_secs(600) {
+            ready.borrow().iter().for_each(|cluster| describe(cluster));
+            panic!("it stands still");
+        }
         if let Some(cluster) = &*ready.borrow() {
             check(cluster, &mut checked.lock());
             let mut seen = counted.borrow_mut();
