@@ -78,7 +78,8 @@ impl Cache {
     /// are durable in its log (rule 7); down to [`Mode::None`] no write of it is in flight any more, and a past image is kept if it wasn't durable at
     /// home. None when nothing is granted here.
     ///
-    /// The page must not be granted again before the answer was given to the directory.
+    /// The page must not be granted again before the answer was given to the directory, and the future is to be driven to its end: whoever drops it
+    /// midway doesn't learn what became of the page.
     ///
     /// # Errors
     /// The log has failed: the page must not leave, and this instance stops.

@@ -159,9 +159,7 @@ impl Directory {
     }
 
     async fn exclusive(&self, page: PageId, who: usize) -> Grant {
-        let mut unwritten = self.with(page, |entry| {
-            entry.unaware.contains(&who) || entry.owner.is_some_and(|(owner, _)| owner == who)
-        });
+        let mut unwritten = self.with(page, |entry| entry.unaware.contains(&who) || entry.owner.is_some_and(|(owner, _)| owner == who));
         loop {
             let (others, own) = self.with(page, |entry| {
                 let others: Vec<usize> = entry.holders.keys().copied().filter(|holder| *holder != who).collect();
@@ -199,11 +197,18 @@ impl Directory {
         });
         for who in 0..told {
             let directory = self.this.upgrade().expect("it is called");
-            self.seams.spawn("notice", Box::pin(async move {
-                directory.travel().await;
-                directory.cache(who).written_elsewhere(page, version);
-                directory.with(page, |entry| if entry.owner.is_none() { entry.unaware.remove(&who); });
-            }));
+            self.seams.spawn(
+                "notice",
+                Box::pin(async move {
+                    directory.travel().await;
+                    directory.cache(who).written_elsewhere(page, version);
+                    directory.with(page, |entry| {
+                        if entry.owner.is_none() {
+                            entry.unaware.remove(&who);
+                        }
+                    });
+                }),
+            );
         }
     }
 }
@@ -243,14 +248,17 @@ impl Grants for Seat {
     fn want_written(&self, page: PageId) {
         *self.directory.wants.lock() += 1;
         let directory = self.directory.clone();
-        self.directory.seams.spawn("write wanted", Box::pin(async move {
-            directory.travel().await;
-            let known = directory.durable.lock().get(&page).copied();
-            if let Some(version) = known {
-                directory.durable(page, version);
-            }
-            let holders: Vec<usize> = directory.with(page, |entry| entry.holders.keys().copied().collect());
-            holders.into_iter().for_each(|holder| directory.cache(holder).write_soon(page));
-        }));
+        self.directory.seams.spawn(
+            "write wanted",
+            Box::pin(async move {
+                directory.travel().await;
+                let known = directory.durable.lock().get(&page).copied();
+                if let Some(version) = known {
+                    directory.durable(page, version);
+                }
+                let holders: Vec<usize> = directory.with(page, |entry| entry.holders.keys().copied().collect());
+                holders.into_iter().for_each(|holder| directory.cache(holder).write_soon(page));
+            }),
+        );
     }
 }
