@@ -185,7 +185,7 @@ fn run(seed: u64) -> Seen {
                 "worker",
                 Box::pin(async move {
                     work.await;
-                    drop(tell.send(()));
+                    tell.send(()).unwrap();
                 }),
             );
         }
@@ -245,7 +245,7 @@ fn operations_that_need_the_same_pages_in_crossing_orders_all_end() {
                         }
                         add(cluster.cache(instance), &pages, |_| ()).await;
                     }
-                    drop(tell.send(()));
+                    tell.send(()).unwrap();
                 };
                 seams.spawn("worker", Box::pin(work));
             }
