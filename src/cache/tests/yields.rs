@@ -316,6 +316,24 @@ fn a_grant_that_was_answered_is_seen_by_a_yield_before_its_load() {
 }
 
 #[test]
+fn what_is_read_ahead_and_given_away_meanwhile_is_not_used() {
+    play(10, async |world| {
+        let cache = world.instance.cache.clone();
+        world.checkpoint().await;
+        drop(world.yields(Mode::None).await);
+        world.by_hand();
+        let ahead = cache.clone();
+        let reading = world.spawn(async move { ahead.read_ahead(&[PAGE]).await });
+        let (mode, _, tell) = world.script.next().await;
+        assert_eq!(mode, Mode::Shared, "a hint takes nothing from readers elsewhere");
+        drop(tell.send(Ok(from_disk(Mode::Shared))));
+        assert!(world.yields(Mode::None).await.copy.is_none(), "nobody waits for what nobody asked for");
+        reading.await.unwrap();
+        assert!(cache.read(PAGE).is_err(), "nothing is known of what was read");
+    });
+}
+
+#[test]
 fn an_upgrade_uses_the_copy_that_is_there_and_one_that_was_taken_away_meanwhile_comes_anew() {
     play(4, async |world| {
         let cache = &world.instance.cache;
