@@ -13,11 +13,11 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::CacheShared;
 use super::frame::{Body, Frame, Pin};
 use super::free::FreeFrame;
 use super::grants::{Contents, Grant, Mode};
 use super::wait::{CacheError, Load};
-use super::CacheShared;
 use crate::base::{BoxFuture, Lsn, PageId, Scn, TreeId};
 use crate::disk::Buffer;
 use crate::page::header::{self, Kind};

@@ -138,10 +138,7 @@ impl Pin {
     pub(crate) fn let_go(&mut self) {
         let frame = &self.shared.frames[self.frame as usize];
         // In this order, as a yield counts itself before it looks at the holds: one of the two sees the other.
-        if std::mem::take(&mut self.held)
-            && frame.holds.fetch_sub(1, Ordering::SeqCst) == 1
-            && frame.yielding.load(Ordering::SeqCst) > 0
-        {
+        if std::mem::take(&mut self.held) && frame.holds.fetch_sub(1, Ordering::SeqCst) == 1 && frame.yielding.load(Ordering::SeqCst) > 0 {
             self.shared.yielded.notify_waiters();
         }
     }

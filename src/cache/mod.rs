@@ -90,6 +90,8 @@ pub struct CacheCounters {
     pub evictions: AtomicU64,
     /// Change groups.
     pub groups: AtomicU64,
+    /// Operations that became patient, as other instances had taken away too much of what they had got.
+    pub patient: AtomicU64,
 }
 
 /// Pages in memory. Clones share them.

@@ -253,7 +253,7 @@ impl PageWriter {
         drop(body);
         checksum::seal(image);
         let header = header::of(image);
-        *newest = header.redo().max(*newest);
+        *newest = self.shared.own_redo(header).max(*newest);
         Copied::Done(Copy { page, frame: number, version: header.version() })
     }
 

@@ -9,6 +9,7 @@
 //! and these wait for no holder.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -90,6 +91,7 @@ impl Cache {
         if held.is_patient() {
             if !was_patient {
                 held.pins.clear();
+                self.shared.counters.patient.fetch_add(1, Ordering::Relaxed);
             }
             return self.get_in_order(need, footprint, held).await;
         }

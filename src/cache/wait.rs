@@ -157,7 +157,6 @@ impl Footprint {
     }
 }
 
-
 impl Cache {
     /// Runs `operation` until it succeeds or fails for good.
     ///

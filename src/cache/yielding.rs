@@ -18,15 +18,16 @@
 //!
 //! When the own log has failed nothing may leave any more: the yield says so, and the instance stops.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::frame::{Body, Frame};
+use super::frame::{Body, Frame, Pin};
 use super::grants::{Mode, Yielded};
 use super::wait::CacheError;
 use super::{Cache, CacheShared};
 use crate::base::{Lsn, PageId, Scn, checksum};
 use crate::disk::Buffer;
-use crate::page::header;
+use crate::page::{PageHeader, header};
 
 /// A yield that waits for holds: no new ones are taken meanwhile.
 struct Waiting<'a> {
@@ -50,7 +51,8 @@ impl Drop for Waiting<'_> {
 
 /// A page whose mode has gone down.
 struct Lowered {
-    frame: u32,
+    /// Its frame isn't given to another page before it has left.
+    pin: Pin,
     /// Its contents are in memory.
     loaded: bool,
     /// Its write was owed elsewhere.
@@ -76,7 +78,8 @@ impl Cache {
     /// are durable in its log (rule 7); down to [`Mode::None`] no write of it is in flight any more, and a past image is kept if it wasn't durable at
     /// home. None when nothing is granted here.
     ///
-    /// The page must not be granted again before the answer was given to the directory.
+    /// The page must not be granted again before the answer was given to the directory, and the future is to be driven to its end: whoever drops it
+    /// midway doesn't learn what became of the page.
     ///
     /// # Errors
     /// The log has failed: the page must not leave, and this instance stops.
@@ -85,14 +88,16 @@ impl Cache {
         shared.take_in_answer(page);
         let Some(lowered) = shared.lower(page, to).await? else { return Ok(None) };
         if to == Mode::None {
-            shared.no_write_in_flight(lowered.frame).await?;
+            shared.no_write_in_flight(lowered.pin.frame).await?;
         }
         let leaving = shared.leave(&lowered, to, copy);
         if let Some(log) = shared.log.get() {
             log.force(leaving.redo).await?;
         }
+        let number = lowered.pin.frame;
+        drop(lowered);
         if to == Mode::None && !leaving.image {
-            shared.clear(page, lowered.frame);
+            shared.clear(page, number);
         }
         let Leaving { version, unwritten, dirty, image, copy, .. } = leaving;
         Ok(Some(Yielded { version, dirty, unwritten: unwritten || dirty, image, copy }))
@@ -107,7 +112,8 @@ impl Cache {
         let frame = &shared.frames[number as usize];
         let body = frame.body.write();
         let mut state = frame.state.lock();
-        if state.image.is_some_and(|image| image <= version) {
+        // While it is being written here, that write's end says the same.
+        if !state.writing && state.image.is_some_and(|image| image <= version) {
             state.image = None;
             if let Some(position) = state.dirty.take() {
                 shared.dirty.lock().remove(position, page);
@@ -174,7 +180,7 @@ impl Cache {
 
 impl CacheShared {
     /// Lowers the mode of `page`, if it is above `to`, when nobody holds it. None when there is none.
-    async fn lower(&self, page: PageId, to: Mode) -> Result<Option<Lowered>, CacheError> {
+    async fn lower(self: &Arc<Self>, page: PageId, to: Mode) -> Result<Option<Lowered>, CacheError> {
         loop {
             let Some(number) = self.table.get(page) else { return Ok(None) };
             let frame = &self.frames[number as usize];
@@ -193,7 +199,7 @@ impl CacheShared {
                 }
                 if body.held_as() <= to {
                     let unwritten = frame.state.lock().unwritten;
-                    return Ok(Some(Lowered { frame: number, loaded: CacheShared::version_of(&body) > Scn(0), unwritten }));
+                    return Ok(Some(Lowered { pin: Pin::new(self, number), loaded: CacheShared::version_of(&body) > Scn(0), unwritten }));
                 }
                 let doubtful = frame.state.lock().doubtful;
                 if !doubtful && frame.holds.load(Ordering::SeqCst) == 0 {
@@ -212,7 +218,7 @@ impl CacheShared {
         }
     }
 
-    fn lower_latched(&self, number: u32, body: &mut Body, to: Mode) -> Lowered {
+    fn lower_latched(self: &Arc<Self>, number: u32, body: &mut Body, to: Mode) -> Lowered {
         let (page, version, before) = (body.id, CacheShared::version_of(body), body.held_as());
         (body.mode, body.granted) = (body.mode.min(to), body.granted.min(to));
         let mut state = self.frames[number as usize].state.lock();
@@ -231,13 +237,13 @@ impl CacheShared {
                 }
             }
         }
-        Lowered { frame: number, loaded: version > Scn(0), unwritten }
+        Lowered { pin: Pin::new(self, number), loaded: version > Scn(0), unwritten }
     }
 
     /// What leaves: the mode is down, and nothing changes the page any more.
     fn leave(&self, lowered: &Lowered, to: Mode, copy: bool) -> Leaving {
-        let Lowered { frame, loaded, unwritten } = *lowered;
-        let frame = &self.frames[frame as usize];
+        let Lowered { ref pin, loaded, unwritten } = *lowered;
+        let frame = &self.frames[pin.frame as usize];
         let body = frame.body.read();
         let version = if loaded { header::of(body.page()).version() } else { Scn(0) };
         let copy = (copy && loaded).then(|| {
@@ -245,15 +251,15 @@ impl CacheShared {
             checksum::seal(&mut copy);
             copy
         });
-        let redo = if loaded { self.own_redo(&body) } else { Lsn(0) };
+        let redo = if loaded { self.own_redo(header::of(body.page())) } else { Lsn(0) };
         let state = frame.state.lock();
         let image = to == Mode::None && state.image.is_some();
         Leaving { version, unwritten, dirty: state.dirty.is_some() && !unwritten, image, redo, copy }
     }
 
-    /// Where this instance's log must be durable for the page to leave: what others changed is durable in theirs, or they wouldn't have given it away.
-    fn own_redo(&self, body: &Body) -> Lsn {
-        let header = header::of(body.page());
+    /// Up to where this instance's log must be durable before the page leaves, to its home or to a peer: what others changed last is durable in theirs,
+    /// or they wouldn't have given it away. A former life's log is durable, or recovery would have found the page too new.
+    pub(crate) fn own_redo(&self, header: &PageHeader) -> Lsn {
         let (writer, own) = (header.writer(), self.log.get().map(crate::redo::LogWriter::writer));
         let ours = own.is_some_and(|own| own.thread == writer.thread && own.incarnation == writer.incarnation);
         if ours { header.redo() } else { Lsn(0) }

@@ -65,6 +65,14 @@ impl Directory {
         self.caches.get().expect("the caches are there")[who].clone()
     }
 
+    /// Who is served and who waits.
+    pub(super) fn describe(&self) {
+        for (page, entry) in self.entries.lock().iter().filter(|(_, entry)| entry.serving) {
+            let queue: Vec<(usize, Mode)> = entry.queue.iter().map(|request| (request.who, request.mode)).collect();
+            eprintln!("{page}: holders {:?} owner {:?} then {queue:?}", entry.holders, entry.owner);
+        }
+    }
+
     /// The way of a message.
     async fn travel(&self) {
         self.seams.sleep(Duration::from_nanos(self.seams.random() % 100_000)).await;
@@ -151,9 +159,7 @@ impl Directory {
     }
 
     async fn exclusive(&self, page: PageId, who: usize) -> Grant {
-        let mut unwritten = self.with(page, |entry| {
-            entry.unaware.contains(&who) || entry.owner.is_some_and(|(owner, _)| owner == who)
-        });
+        let mut unwritten = self.with(page, |entry| entry.unaware.contains(&who) || entry.owner.is_some_and(|(owner, _)| owner == who));
         loop {
             let (others, own) = self.with(page, |entry| {
                 let others: Vec<usize> = entry.holders.keys().copied().filter(|holder| *holder != who).collect();
@@ -191,11 +197,18 @@ impl Directory {
         });
         for who in 0..told {
             let directory = self.this.upgrade().expect("it is called");
-            self.seams.spawn("notice", Box::pin(async move {
-                directory.travel().await;
-                directory.cache(who).written_elsewhere(page, version);
-                directory.with(page, |entry| if entry.owner.is_none() { entry.unaware.remove(&who); });
-            }));
+            self.seams.spawn(
+                "notice",
+                Box::pin(async move {
+                    directory.travel().await;
+                    directory.cache(who).written_elsewhere(page, version);
+                    directory.with(page, |entry| {
+                        if entry.owner.is_none() {
+                            entry.unaware.remove(&who);
+                        }
+                    });
+                }),
+            );
         }
     }
 }
@@ -205,7 +218,7 @@ impl Grants for Seat {
         let (tell, answer) = oneshot::channel();
         let (directory, who) = (self.directory.clone(), self.me);
         let begin = self.directory.with(page, |entry| {
-            assert!(!have || entry.holders.get(&who) == Some(&Mode::Shared), "a usable copy is one under a grant");
+            assert!(!have || entry.holders.contains_key(&who), "a usable copy is one under a grant");
             entry.queue.push_back(Request { who, mode, tell });
             !std::mem::replace(&mut entry.serving, true)
         });
@@ -235,14 +248,17 @@ impl Grants for Seat {
     fn want_written(&self, page: PageId) {
         *self.directory.wants.lock() += 1;
         let directory = self.directory.clone();
-        self.directory.seams.spawn("write wanted", Box::pin(async move {
-            directory.travel().await;
-            let known = directory.durable.lock().get(&page).copied();
-            if let Some(version) = known {
-                directory.durable(page, version);
-            }
-            let holders: Vec<usize> = directory.with(page, |entry| entry.holders.keys().copied().collect());
-            holders.into_iter().for_each(|holder| directory.cache(holder).write_soon(page));
-        }));
+        self.directory.seams.spawn(
+            "write wanted",
+            Box::pin(async move {
+                directory.travel().await;
+                let known = directory.durable.lock().get(&page).copied();
+                if let Some(version) = known {
+                    directory.durable(page, version);
+                }
+                let holders: Vec<usize> = directory.with(page, |entry| entry.holders.keys().copied().collect());
+                holders.into_iter().for_each(|holder| directory.cache(holder).write_soon(page));
+            }),
+        );
     }
 }

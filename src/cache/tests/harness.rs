@@ -117,15 +117,8 @@ pub(super) async fn open(sim: &Sim, media: &MemoryMedia, thread: ThreadId, plan:
         fill_percent: 50,
     };
     let log = LogWriter::start(seams.clone(), place, LogMode::None, Duration::from_millis(100), clock.clone());
-    let cache = Cache::with(CacheSetup {
-        seams,
-        volume: volume.clone(),
-        grants,
-        frames: plan.frames,
-        io_depth: 8,
-        double_write: true,
-        clock,
-    });
+    let cache =
+        Cache::with(CacheSetup { seams, volume: volume.clone(), grants, frames: plan.frames, io_depth: 8, double_write: true, clock });
     cache.open_for_changes(log.clone());
     cache.start_page_writer(DoubleWrite::new(disk, file, volume.tag(), thread));
     let checkpointer = Checkpointer::start(CheckpointSetup {
@@ -133,7 +126,7 @@ pub(super) async fn open(sim: &Sim, media: &MemoryMedia, thread: ThreadId, plan:
         log: log.clone(),
         file: control_file,
         control,
-        interval: Duration::from_secs(3600),
+        interval: Duration::from_secs(1800),
         recovery_time_target: None,
         means: Means { log_bytes: 0, part_pages: 1 },
         payload_share: 1.0,
