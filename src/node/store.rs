@@ -15,6 +15,7 @@ use crate::page::volume::StoragePaths;
 use crate::table::catalog::CATALOG;
 use crate::table::rows::{RowError, Rows};
 use crate::table::{TableError, Trees, Write};
+use crate::txn::elsewhere::Alone;
 
 /// Why a store can't be opened or closed.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ impl Store {
         Trees::bootstrap(storage.cache().clone(), ThreadId(1)).await?;
         let trees = Trees::open(storage.cache().clone(), ThreadId(1)).await?;
         trees.create_tree(CATALOG).await?;
-        Rows::open(trees, &Options::default()).await?.close().await;
+        Rows::open(trees, &Options::default(), Arc::new(Alone)).await?.close().await;
         storage.close().await?;
         Ok(())
     }
@@ -79,7 +80,7 @@ impl Store {
         if let Err(error) = trees.finish_drops().await {
             tracing::error!(%error, "trees whose drop was cut off by a crash can't be freed now; the next open tries again");
         }
-        let rows = Rows::open(trees.clone(), options).await?;
+        let rows = Rows::open(trees.clone(), options, Arc::new(Alone)).await?;
         storage.count_transactions(rows.counter());
         Ok(Store { storage, trees, rows })
     }
