@@ -9,6 +9,8 @@
 //! `docs/protocols/transactions.md`; bytes: `docs/formats/undo.md`.
 
 pub mod book;
+#[cfg(test)]
+mod cut;
 pub mod elsewhere;
 mod ids;
 mod interrupt;

@@ -56,11 +56,15 @@ async fn two(store: &Store, options: &Options) -> [Rows; 2] {
 }
 
 fn with_two<F: Future<Output = ()>>(seed: u64, options: Options, test: impl FnOnce(Seams, Store, [Rows; 2]) -> F) {
+    with_two_in(seed, options, Plan::default(), test);
+}
+
+fn with_two_in<F: Future<Output = ()>>(seed: u64, options: Options, plan: Plan, test: impl FnOnce(Seams, Store, [Rows; 2]) -> F) {
     let sim = Sim::new(seed);
     let media = MemoryMedia::new(seed);
     sim.run(async {
         let open = || Arc::new(MemoryDisk::new(&media, sim.runtime())) as Arc<dyn Disk>;
-        let store = harness::create(sim.runtime(), open, Plan::default()).await;
+        let store = harness::create(sim.runtime(), open, plan).await;
         store.trees.create_tree(TREE).await.unwrap();
         let rows = two(&store, &options).await;
         test(sim.runtime(), store, rows.clone()).await;
@@ -396,6 +400,91 @@ fn a_snapshot_whose_slots_history_was_taken_is_too_old_and_never_wrong() {
         assert_eq!(old.get(TREE, b"a").await, Err(RowError::SnapshotTooOld));
         drop(old);
         assert!(see(&mut rc(&two), "a").await.unwrap().starts_with("2999"));
+    });
+}
+
+#[test]
+fn a_snapshot_outlives_another_instances_restart() {
+    with_two(8, Options::default(), |_, store, [one, two]| async move {
+        for round in 0..100 {
+            let mut txn = rc(&one);
+            put(&mut txn, &format!("{:02}", round % 10), &format!("{round} {}", "x".repeat(500))).await;
+            txn.commit().await.unwrap();
+        }
+        let mut old = begin(&two, Isolation::RepeatableRead);
+        let before = all(&mut old).await;
+        let mut txn = rc(&one);
+        for key in 0..10 {
+            put(&mut txn, &format!("{key:02}"), "new").await;
+        }
+        txn.commit().await.unwrap();
+        one.close().await;
+        drop(one);
+        let peer = Arc::new(Peer::default());
+        assert!(peer.0.set(Arc::downgrade(&two.shared)).is_ok());
+        let one = Rows::open_for(store.trees.clone(), ThreadId(1), &Options::default(), peer, 1).await.unwrap();
+        for round in 0..400 {
+            let mut txn = rc(&one);
+            put(&mut txn, &format!("{:02}", round % 10), &format!("{round} {}", "y".repeat(500))).await;
+            txn.commit().await.unwrap();
+        }
+        assert_eq!(all(&mut old).await, before);
+        one.close().await;
+    });
+}
+
+#[test]
+fn a_cursor_sees_with_the_snapshot_of_each_statement() {
+    with_two(9, Options::default(), |_, _store, [one, two]| async move {
+        let filler = "x".repeat(500);
+        let mut txn = rc(&one);
+        for key in 0..100 {
+            put(&mut txn, &format!("{key:03}"), &format!("old {filler}")).await;
+        }
+        txn.commit().await.unwrap();
+        let mut reader = rc(&two);
+        let mut cursor = reader.cursor(TREE, Bound::Unbounded, Bound::Unbounded, Direction::Up);
+        let mut txn = rc(&one);
+        for key in 0..100 {
+            put(&mut txn, &format!("{key:03}"), &format!("new {filler}")).await;
+        }
+        txn.commit().await.unwrap();
+        let mut pages = Vec::new();
+        loop {
+            let rows = cursor.next(&reader).await.unwrap();
+            if rows.is_empty() {
+                break;
+            }
+            let words: BTreeSet<Vec<u8>> = rows.into_iter().map(|row| row.value[..3].to_vec()).collect();
+            pages.push(words.into_iter().map(|word| String::from_utf8(word).unwrap()).collect::<Vec<_>>().join(","));
+            reader.begin_statement();
+        }
+        assert!(pages.len() > 2, "{pages:?}");
+        assert_eq!(pages.remove(0), "old");
+        assert!(pages.iter().all(|page| page == "new"), "{pages:?}");
+    });
+}
+
+#[test]
+fn a_durable_commit_is_published_before_its_slot_page_may_leave() {
+    let plan = Plan { mode: crate::base::options::LogMode::Commit, ..Plan::default() };
+    with_two_in(10, Options::default(), plan, |_, store, [one, _two]| async move {
+        let mut setup = rc(&one);
+        put(&mut setup, "a", "0").await;
+        setup.commit().await.unwrap();
+        let mut txn = rc(&one);
+        put(&mut txn, "a", "1").await;
+        let mut commit = Box::pin(txn.commit());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(commit.as_mut().poll(&mut context).is_pending());
+        let log = store.cache.log().unwrap();
+        one.publish_durable();
+        assert_eq!(see(&mut rc(&one), "a").await.unwrap(), "0", "appended, not durable");
+        // What is done before a page leaves. The commit's own task hasn't heard yet that the log is durable.
+        log.force(log.appended()).await.unwrap();
+        one.publish_durable();
+        assert_eq!(see(&mut rc(&one), "a").await.unwrap(), "1");
+        assert!(commit.await.unwrap().is_some());
     });
 }
 
