@@ -271,7 +271,7 @@ impl Rows {
         loop {
             // Before the slot is read: what it says is final for those who see less, too.
             let horizon = self.horizon();
-            let slot = cache.run(Footprint::Path, || slots.read(&*cache.read(place.page)?, place)).await?;
+            let slot = cache.run(Footprint::Path, || slots.read(&cache.read(place.page)?, place)).await?;
             slots.settled[slots.index(number)].fetch_max(slot.ended_by(horizon), Ordering::AcqRel);
             let mut entry = slot;
             loop {
