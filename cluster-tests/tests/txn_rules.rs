@@ -412,7 +412,7 @@ fn rule_19_a_table_got_at_the_moment_of_giving_up_is_given_back() {
 
 #[test]
 fn rule_19_only_real_circles_are_found_and_the_youngest_goes() {
-    let book = Arc::new(Book::<()>::new(ThreadId(1), Arc::new(AtomicU64::new(10)), 1, &[]));
+    let book = Arc::new(Book::<()>::new(ThreadId(1), Arc::new(AtomicU64::new(10)), SLOTS, 1, &[]));
     let (old, young, third) = (book.begin(), book.begin(), book.begin());
     let (waits, interrupt) = (Waits::default(), Interrupt::default());
     let mut context = Context::from_waker(Waker::noop());

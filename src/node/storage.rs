@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 
 use crate::base::limits::{LOG_BLOCK, PAGE_SIZE};
 use crate::base::options::{DoubleWrite as DoubleWriteOption, OptionError, Options};
-use crate::base::{Epoch, Incarnation, Instant, Lsn, Seams, ThreadId, Writer};
+use crate::base::runtime::join_all;
+use crate::base::{BoxFuture, Epoch, Incarnation, Instant, Lsn, Scn, Seams, ThreadId, Writer};
 use crate::cache::checkpoint::{CheckpointReport, CheckpointSetup, Checkpointer, CountTransactions, OnCheckpoint};
 use crate::cache::double_write::DoubleWrite;
 use crate::cache::{Cache, CacheError, CacheSetup, Grants, LocalGrants};
@@ -225,6 +226,21 @@ async fn learn_disk(seams: &Seams, volume: &Volume, file: FileId, depth: usize, 
     seams.now().since(began)
 }
 
+/// The highest clock that another thread has written down. All that an instance which was closed has committed is at or before its own, so that snapshots
+/// here see it; instances that are up say theirs with every message.
+async fn clock_of_others(volume: &Volume, own: ThreadId) -> Result<Scn, OpenError> {
+    let mut reads: Vec<BoxFuture<Result<Scn, ControlError>>> = Vec::new();
+    for thread in (1..=volume.shape().threads).map(ThreadId).filter(|thread| *thread != own) {
+        let slots = ControlFile::new(volume.disk().clone(), redo_file(volume, thread)?, volume.tag(), thread);
+        reads.push(Box::pin(async move { slots.read().await.map(|found| found.control.clock) }));
+    }
+    let mut highest = Scn(0);
+    for clock in join_all(reads).await {
+        highest = highest.max(clock?);
+    }
+    Ok(highest)
+}
+
 /// A new life of the thread: a new incarnation, open, nothing foretold. Returns where its log starts.
 fn begin_life(control: &mut Control, life: Option<Life>) -> Lsn {
     let Writer { thread, incarnation, epoch } = control.writer;
@@ -296,7 +312,8 @@ impl Storage {
         }
         let part = part.unwrap_or_else(Part::alone);
         let clock = part.clock.clone();
-        clock.fetch_max(found.control.clock.0, Ordering::AcqRel);
+        let others = clock_of_others(&volume, thread).await?;
+        clock.fetch_max(found.control.clock.max(others).0, Ordering::AcqRel);
         let cache = new_cache(&seams, &volume, &options, part);
         let mut tasks = Tasks { cache: cache.clone(), log: None, checkpointer: None };
         let mut area = DoubleWrite::new(disk.clone(), file, volume.tag(), thread);

@@ -15,6 +15,7 @@ use crate::page::volume::StoragePaths;
 use crate::table::catalog::CATALOG;
 use crate::table::rows::{RowError, Rows};
 use crate::table::{TableError, Trees, Write};
+use crate::txn::elsewhere::Alone;
 
 /// Why a store can't be opened or closed.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ impl Store {
         Trees::bootstrap(storage.cache().clone(), ThreadId(1)).await?;
         let trees = Trees::open(storage.cache().clone(), ThreadId(1)).await?;
         trees.create_tree(CATALOG).await?;
-        Rows::open(trees, &Options::default()).await?.close().await;
+        Rows::open(trees, &Options::default(), Arc::new(Alone)).await?.close().await;
         storage.close().await?;
         Ok(())
     }
@@ -79,7 +80,7 @@ impl Store {
         if let Err(error) = trees.finish_drops().await {
             tracing::error!(%error, "trees whose drop was cut off by a crash can't be freed now; the next open tries again");
         }
-        let rows = Rows::open(trees.clone(), options).await?;
+        let rows = Rows::open(trees.clone(), options, Arc::new(Alone)).await?;
         storage.count_transactions(rows.counter());
         Ok(Store { storage, trees, rows })
     }
@@ -116,5 +117,63 @@ impl Store {
     pub async fn close(self) -> Result<(), StoreError> {
         self.rows.close().await;
         Ok(self.storage.close().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::base::sim::Sim;
+    use crate::base::{ClusterId, TreeId};
+    use crate::disk::memory::{MemoryDisk, MemoryMedia};
+    use crate::table::rows::{Inserted, Interrupt, Isolation};
+
+    /// The second thread's clock had never moved, so that its snapshots saw nothing of what the first one had committed.
+    #[test]
+    fn a_thread_opened_for_the_first_time_sees_what_another_one_committed() {
+        const TREE: TreeId = TreeId(7);
+        let (sim, media) = (Sim::new(1), MemoryMedia::new(1));
+        let disk = || Arc::new(MemoryDisk::new(&media, sim.runtime())) as Arc<dyn Disk>;
+        let redo = (1..=2).map(|thread| PathBuf::from(format!("redo.{thread}"))).collect();
+        let paths = StoragePaths { redo, data: vec![PathBuf::from("data.0")] };
+        let shape = Shape {
+            cluster: ClusterId(*b"store of threads"),
+            threads: 2,
+            data_files: 1,
+            ring_bytes: 8 << 20,
+            data_bytes: 1000 * 8192,
+            grow: true,
+            created_ms: 0,
+        };
+        let opening = |thread| Opening {
+            seams: sim.runtime(),
+            disk: disk(),
+            paths: paths.clone(),
+            thread: ThreadId(thread),
+            options: Options { cache_bytes: 2 << 20, ..Options::default() },
+            on_progress: None,
+            on_checkpoint: None,
+        };
+        sim.run(async {
+            Store::create(sim.runtime(), disk(), &paths, shape).await.unwrap();
+            for round in 0u64..6 {
+                let store = Store::open(opening(1 + (round % 2) as u16)).await.unwrap();
+                if round == 0 {
+                    store.trees().create_tree(TREE).await.unwrap();
+                }
+                let mut txn = store.rows().begin(Isolation::ReadCommitted, Interrupt::default());
+                txn.begin_statement();
+                for before in 0..round {
+                    let row = txn.get(TREE, &before.to_be_bytes()).await.unwrap();
+                    assert_eq!(row.map(|row| row.value), Some(before.to_le_bytes().to_vec()), "round {round}");
+                }
+                let done = txn.insert(TREE, &round.to_be_bytes(), &round.to_le_bytes()).await;
+                assert_eq!(done, Ok(Inserted::Done));
+                txn.commit().await.unwrap();
+                store.close().await.unwrap();
+            }
+        });
     }
 }

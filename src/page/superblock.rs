@@ -17,7 +17,7 @@ pub const SUPERBLOCK: usize = LOG_BLOCK;
 /// Offsets of the two copies.
 pub const COPIES: [u64; 2] = [0, SUPERBLOCK as u64];
 /// Version of everything on disk.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// First bytes after the checksum and format.
 pub const MAGIC: [u8; 8] = *b"REGROUP1";
 

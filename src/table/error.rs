@@ -62,6 +62,12 @@ pub enum Damage {
         /// Length of its value, in bytes.
         value: usize,
     },
+    /// A page of transaction slots that says what can't be.
+    #[error("has a transaction slot that can't be: {found}")]
+    Slot {
+        /// What it says.
+        found: u64,
+    },
     /// It can't be split so that both halves fit: its cells are larger than any that are put in.
     #[error("has cells too large to be split")]
     Unsplittable,

@@ -1,14 +1,17 @@
 //! L5: transactions, as far as no tree is needed: names, slots and undo records as bytes, outcomes, snapshots, waits.
 //!
 //! ```text
-//! ids    names of transactions and undo records        book   outcomes, snapshots, commits in the order of the log
-//! slot   the transaction table on disk                 waits  row queues, table locks, circles
-//! undo   undo records
+//! ids    names of transactions and undo records        book       own outcomes, snapshots, commits in the order of the log
+//! slot   the transaction table on disk                 waits      row queues, table locks, circles
+//! undo   undo records                                  elsewhere  the seam to other instances' transactions
 //! ```
 //! Callers: `table::rows`, which joins this to trees. Nothing here does I/O or waits with a latch. Protocol:
 //! `docs/protocols/transactions.md`; bytes: `docs/formats/undo.md`.
 
 pub mod book;
+#[cfg(test)]
+mod cut;
+pub mod elsewhere;
 mod ids;
 mod interrupt;
 pub mod slot;

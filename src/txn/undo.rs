@@ -1,5 +1,6 @@
 //! Undo records and row headers, as bytes. Layout: `docs/formats/undo.md`. Decoding trusts nothing (rule 20).
 
+use super::slot::{SLOT_BYTES, Slot};
 use super::{TxnId, UndoPtr};
 use crate::base::TreeId;
 
@@ -7,6 +8,8 @@ use crate::base::TreeId;
 pub const ROW_HEADER_MAX: usize = 1 + 8 + UndoPtr::BYTES;
 /// Bytes of an undo record before its key.
 const RECORD_HEADER: usize = 18;
+/// Bytes of a record of what a slot was before.
+pub const EARLIER_BYTES: usize = RECORD_HEADER + SLOT_BYTES;
 
 const DELETED: u8 = 1;
 const LOCKED: u8 = 2;
@@ -93,6 +96,8 @@ pub enum Action<'a> {
     MadeTree,
     /// The tree is to be dropped after the commit.
     DropTree,
+    /// The transaction took its slot, which was this. Nothing is undone by it: it tells of those that had the slot before.
+    TookSlot(Slot),
 }
 
 /// An undo record.
@@ -111,10 +116,15 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// The value of its cell; the cell's key is the transaction.
     pub fn encode(&self) -> Vec<u8> {
+        let slot;
         let (kind, key, before) = match self.action {
             Action::Row { key, before } => (1, key, before),
             Action::MadeTree => (2, &[][..], None),
             Action::DropTree => (3, &[][..], None),
+            Action::TookSlot(was) => {
+                slot = was.encode();
+                (4, &slot[..], None)
+            }
         };
         let mut out = Vec::with_capacity(RECORD_HEADER + key.len() + before.map_or(0, <[u8]>::len));
         out.extend_from_slice(&[kind, before.is_some().into()]);
@@ -146,6 +156,7 @@ impl<'a> Record<'a> {
             (1, 0) if before.is_empty() => Action::Row { key, before: None },
             (2, 0) if rest.is_empty() => Action::MadeTree,
             (3, 0) if rest.is_empty() => Action::DropTree,
+            (4, 0) if before.is_empty() => Action::TookSlot(Slot::decode(key).map_err(|slot| fault(slot.found))?),
             (kind, _) => return Err(fault(kind.into())),
         };
         Ok(Record { txn, previous, tree, action })
@@ -167,10 +178,11 @@ mod tests {
             let header = RowHeader { txn: TxnId(txn), undo, deleted, locked };
             let row = header.row(&value);
             prop_assert_eq!(RowHeader::of(&row), Ok((header, &value[..])));
-            for action in [Action::Row { key: &key, before: before.as_deref() }, Action::MadeTree, Action::DropTree] {
+            for action in [Action::Row { key: &key, before: before.as_deref() }, Action::MadeTree, Action::DropTree, Action::TookSlot(Slot::FREE)] {
                 let record = Record { txn: TxnId(txn), previous: undo, tree: TreeId(7), action };
                 let (name, bytes) = (txn.to_le_bytes(), record.encode());
                 prop_assert_eq!(Record::decode(&name, &bytes), Ok(record));
+                prop_assert!(!matches!(action, Action::TookSlot(_)) || bytes.len() == EARLIER_BYTES);
             }
         }
 

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::book::Live;
-use super::{Interrupt, TableLock};
+use super::{Interrupt, TableLock, TxnId};
 use crate::base::TreeId;
 
 /// Why a wait ended without what was waited for.
@@ -27,6 +27,11 @@ pub enum WaitError {
     Cancelled,
     /// It is held, and the caller doesn't wait.
     NotAvailable,
+    /// The holder's instance is down, and what it left unfinished hasn't been undone.
+    Unrecovered {
+        /// The holder.
+        txn: TxnId,
+    },
 }
 
 type RowName = (TreeId, Box<[u8]>);

@@ -8,29 +8,42 @@ use crate::cache::wait::Footprint;
 use crate::page::{PageFault, header, space};
 use crate::table::DIRECTORY;
 use crate::table::error::{Damage, TableError};
-use crate::table::rows::UNDO;
+use crate::table::rows::{is_undo_tree, undo_pages};
 use crate::table::space::{MapState, look_at};
 
 impl<P: FnMut(&Progress)> Check<'_, P> {
     /// Looks at the undo and slot pages.
     pub(in crate::table::check) async fn undo_pages(&mut self) -> Result<(), TableError> {
-        let pages = match crate::table::rows::undo_pages(self.trees).await {
+        let known = match self.trees.trees().await {
+            Ok(known) => known,
+            // Reported when the directory was walked; its pages can't be judged then.
+            Err(TableError::Damaged { .. } | TableError::Cache(CacheError::Page(_))) => return Ok(()),
+            Err(other) => return Err(other),
+        };
+        for (tree, _) in known.into_iter().filter(|(tree, _)| is_undo_tree(*tree)) {
+            self.undo_pages_of(tree).await?;
+        }
+        Ok(())
+    }
+
+    async fn undo_pages_of(&mut self, tree: TreeId) -> Result<(), TableError> {
+        let pages = match undo_pages(self.trees, tree).await {
             Ok(pages) => pages,
-            Err(TableError::Damaged { tree, page, damage }) => {
-                self.report.findings.push(Finding::Node { tree, page, damage });
-                self.partial.insert(UNDO);
+            Err(TableError::Damaged { tree: of, page, damage }) => {
+                self.report.findings.push(Finding::Node { tree: of, page, damage });
+                self.partial.insert(tree);
                 return Ok(());
             }
             Err(TableError::Cache(CacheError::Page(_))) => {
                 // Reported when the tree was walked.
-                self.partial.insert(UNDO);
+                self.partial.insert(tree);
                 return Ok(());
             }
             Err(other) => return Err(other),
         };
         for (kind, page) in pages {
             if self.reached.mark(page) {
-                self.report.findings.push(Finding::Twice { tree: UNDO, page });
+                self.report.findings.push(Finding::Twice { tree, page });
             }
             self.report.pages += 1;
             match self.copy(page).await {
@@ -39,10 +52,10 @@ impl<P: FnMut(&Progress)> Check<'_, P> {
                 Ok(bytes) if header::of(&bytes).version() > self.began => {}
                 Ok(bytes) => {
                     let damage = Damage::Kind { found: header::of(&bytes).kind };
-                    self.report.findings.push(Finding::Node { tree: UNDO, page, damage });
+                    self.report.findings.push(Finding::Node { tree, page, damage });
                 }
                 Err(TableError::Cache(error @ (CacheError::Page(_) | CacheError::Disk(_)))) => {
-                    self.report.findings.push(Finding::Unreadable { tree: UNDO, page, error });
+                    self.report.findings.push(Finding::Unreadable { tree, page, error });
                 }
                 Err(other) => return Err(other),
             }

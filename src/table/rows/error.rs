@@ -1,6 +1,6 @@
 //! Why an operation on rows failed.
 
-use crate::base::TreeId;
+use crate::base::{ThreadId, TreeId};
 use crate::cache::{Halt, Halts, Wait};
 use crate::table::TableError;
 use crate::txn::slot::SlotFault;
@@ -29,6 +29,16 @@ pub enum RowError {
     /// Someone else has the row or table, and the caller didn't want to wait.
     #[error("could not obtain the lock: it is held by another transaction")]
     LockNotAvailable,
+    /// The row is locked by a transaction that nobody can end at present.
+    #[error(
+        "the row is locked by {txn}, which instance {instance} left unfinished: that instance is down and was not recovered. Start it, and it undoes what it \
+         left unfinished",
+        instance = txn.thread().0
+    )]
+    HeldElsewhere {
+        /// Who has it.
+        txn: TxnId,
+    },
     /// The old version was needed, but its undo has been reused.
     #[error("snapshot too old: undo that it needs has been reused (option undo_bytes_max)")]
     SnapshotTooOld,
@@ -53,13 +63,15 @@ pub enum RowError {
         fault: UndoFault,
     },
     /// A transaction slot that isn't one.
-    #[error("transaction table of this instance: {fault}")]
+    #[error("transaction table of redo {thread}: {fault}")]
     Slot {
+        /// Whose table.
+        thread: ThreadId,
         /// What is wrong.
         fault: SlotFault,
     },
-    /// A row of a transaction that no instance here has made.
-    #[error("{tree}: a row names {txn}, which is not of this instance")]
+    /// A row of a transaction that no instance has made.
+    #[error("{tree}: a row names {txn}, but the transaction table of its redo thread knows nothing of it")]
     Foreign {
         /// Where.
         tree: TreeId,
@@ -105,6 +117,7 @@ impl From<WaitError> for RowError {
             WaitError::Deadlock { circle } => RowError::Deadlock { circle },
             WaitError::Cancelled => RowError::Cancelled,
             WaitError::NotAvailable => RowError::LockNotAvailable,
+            WaitError::Unrecovered { txn } => RowError::HeldElsewhere { txn },
         }
     }
 }

@@ -6,20 +6,31 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{RowError, Rows, Running, Shared};
-use crate::base::TreeId;
 use crate::base::limits::PAGE_SIZE;
+use crate::base::{Scn, TreeId};
 use crate::cache::wait::Footprint;
 use crate::page::slotted;
 use crate::table::Direction;
 use crate::table::change::Change;
 use crate::table::error::TableError;
 use crate::table::scan::Walk;
-use crate::txn::Interrupt;
 use crate::txn::book::Outcome;
+use crate::txn::slot::Judged;
 use crate::txn::undo::RowHeader;
+use crate::txn::{Interrupt, TxnId};
 
 /// Time until deletions that some snapshot may still see are looked at again.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// What became of a deleted row.
+enum Taken {
+    /// It isn't there any more.
+    Gone,
+    /// Some snapshot may see what it was.
+    Needed,
+    /// The book doesn't know when this transaction ended.
+    Unknown(TxnId),
+}
 
 impl Rows {
     /// Starts the janitor; it ends when the rows are closed or dropped.
@@ -58,30 +69,50 @@ impl Rows {
 
     /// Takes a deleted row out, if no snapshot sees it; false when some may.
     async fn take_out(&self, tree: TreeId, key: &[u8]) -> Result<bool, RowError> {
-        let mut gone = true;
-        let horizon = self.shared.book.horizon();
+        let horizon = self.horizon();
+        // What a look at a slot has said of the row's transaction; believed if the row still names it.
+        let mut judged = None;
+        loop {
+            match self.take_out_if(tree, key, horizon, judged).await? {
+                Taken::Gone => return Ok(true),
+                Taken::Needed => return Ok(false),
+                Taken::Unknown(txn) => match self.judge(tree, txn, horizon).await? {
+                    Judged::Before => judged = Some(txn),
+                    Judged::After | Judged::Active | Judged::Undone | Judged::Earlier => return Ok(false),
+                },
+            }
+        }
+    }
+
+    /// Takes a deleted row out if its transaction ended at or before `horizon`, or is `ended`, of which that is known.
+    async fn take_out_if(&self, tree: TreeId, key: &[u8], horizon: Scn, ended: Option<TxnId>) -> Result<Taken, RowError> {
+        let mut taken = Taken::Gone;
+        // What the book has forgotten is behind its own horizon, which may be ahead of another instance's.
+        let own_is_all = self.shared.elsewhere.oldest_snapshot() == Scn(u64::MAX);
         let once = |change: &mut Change<'_>| {
             if change.is_patient() {
                 change.latch_root(tree)?;
             }
-            gone = true;
+            taken = Taken::Gone;
             let leaf = change.leaf(tree, key, None)?;
             let Ok(slot) = slotted::search(change.page(leaf), key) else { return Ok(()) };
             let Ok((header, _)) = RowHeader::of(slotted::value(change.page(leaf), slot)) else { return Ok(()) };
             if !header.deleted {
                 return Ok(());
             }
-            match self.shared.book.outcome(header.txn) {
-                Outcome::Everyone => change.remove(tree, leaf, slot, key),
-                Outcome::Committed(scn) if scn <= horizon => change.remove(tree, leaf, slot, key),
-                _ => {
-                    gone = false;
-                    Ok(())
-                }
-            }
+            let is_settled = header.txn == TxnId::FROZEN || ended == Some(header.txn) || self.shared.threads.is_settled(header.txn);
+            taken = match self.shared.book.outcome(header.txn) {
+                _ if is_settled => Taken::Gone,
+                Outcome::Everyone if own_is_all => Taken::Gone,
+                Outcome::Committed(scn) if scn <= horizon => Taken::Gone,
+                Outcome::Everyone | Outcome::Elsewhere => Taken::Unknown(header.txn),
+                Outcome::Committed(_) | Outcome::Active(_) | Outcome::RolledBack | Outcome::Loser => Taken::Needed,
+            };
+            if matches!(taken, Taken::Gone) { change.remove(tree, leaf, slot, key) } else { Ok(()) }
         };
         match self.shared.trees.change(Footprint::Path, 256 + key.len(), once).await {
-            Ok(_) | Err(TableError::UnknownTree { .. }) => Ok(gone),
+            Ok(_) => Ok(taken),
+            Err(TableError::UnknownTree { .. }) => Ok(Taken::Gone),
             Err(error) => Err(error.into()),
         }
     }
@@ -119,7 +150,7 @@ async fn tidy(rows: &Rows) -> bool {
         rows.drop_condemned(tree).await;
     }
     loop {
-        let horizon = shared.book.horizon();
+        let horizon = rows.horizon();
         let next = {
             let mut garbage = shared.garbage.lock();
             match garbage.front() {

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! transaction  what callers hold                 undo     applying records: savepoints, rollback, losers
-//! write        one change of one row             space    undo pages and slots: found, taken, given back
+//! write        one change of one row             space    undo pages: found, taken, given back; numbers of trees
 //! read         what a snapshot sees              janitor  deletions taken out, trees dropped, in the background
+//! slots        what became of whose transaction  load     rows of new trees, without undo
 //! ```
 //! Callers: `tables`, node. A tree of rows has keys as any tree, and values that begin with a row header ([`crate::txn::undo::RowHeader`]). Protocol:
 //! `docs/protocols/transactions.md`; bytes: `docs/formats/undo.md`. Not here: columns, indexes, catalog.
@@ -12,6 +13,7 @@ mod error;
 mod janitor;
 mod load;
 mod read;
+mod slots;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -29,27 +31,42 @@ use tokio::sync::Notify;
 pub use error::RowError;
 pub(super) use load::frozen_header;
 pub use read::Cursor;
-pub(super) use space::pages as undo_pages;
+pub(in crate::table) use space::pages as undo_pages;
 pub use transaction::{Savepoint, Transaction};
 
 use super::Trees;
-use crate::base::limits::INLINE_MAX;
+use crate::base::limits::{INLINE_MAX, THREADS_MAX};
 use crate::base::options::{LogMode, Options};
 use crate::base::{Lsn, Scn, ThreadId, TreeId};
 use crate::redo::LogWriter;
-use crate::txn::book::{Book, Ending};
+use crate::txn::book::{Book, Ending, Outcome};
+use crate::txn::elsewhere::Elsewhere;
 use crate::txn::undo::{ROW_HEADER_MAX, RowHeader};
 use crate::txn::waits::Waits;
 pub use crate::txn::{Interrupt, Isolation, TableLock};
 use crate::txn::{TxnId, UndoPtr};
-use space::{Segment, SlotPlace};
+use slots::{SlotPlace, Slots, Threads};
+use space::Segment;
 
-/// The tree that names undo pages and slot pages.
-pub const UNDO: TreeId = TreeId(u32::MAX - 1);
+/// The tree of what all instances share: the number that the next tree gets.
+pub const COMMON: TreeId = TreeId(u32::MAX - 1);
 /// Longest key plus value of a row, in bytes.
 pub const ROW_MAX: usize = INLINE_MAX - ROW_HEADER_MAX;
 /// First number that [`Transaction::create_tree`] gives; those below are for fixed trees.
 pub const FIRST_TREE: TreeId = TreeId(1024);
+
+/// Pages of slots that a thread gets: so many times [`crate::txn::slot::SLOTS_PER_PAGE`] transactions may have changes under way.
+const SLOT_PAGES: u16 = 16;
+
+/// UNDO of `thread`: the tree that names its undo pages and slot pages. Only its own instance changes it.
+pub const fn undo_tree(thread: ThreadId) -> TreeId {
+    TreeId(COMMON.0 - thread.0 as u32)
+}
+
+/// Whether `tree` is some thread's UNDO.
+pub fn is_undo_tree(tree: TreeId) -> bool {
+    undo_tree(ThreadId(THREADS_MAX)) <= tree && tree < COMMON
+}
 
 /// Names a row's version: unchanged as long as nobody wrote the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -127,7 +144,6 @@ type Deleted = Vec<(TreeId, Vec<u8>)>;
 /// What a transaction holds until its end is published.
 #[derive(Debug)]
 struct Held {
-    slot: Option<SlotPlace>,
     segment: Option<Segment>,
     /// Sequence of the first undo page that it wrote.
     from: u64,
@@ -150,13 +166,16 @@ struct Shared {
     thread: ThreadId,
     book: Arc<Book<Held>>,
     waits: Waits,
-    slots: Mutex<VecDeque<SlotPlace>>,
+    elsewhere: Arc<dyn Elsewhere>,
+    /// The own ones.
+    slots: Arc<Slots>,
+    threads: Threads,
     segments: Mutex<space::Segments>,
     undo_pages: AtomicU64,
     undo_pages_max: u64,
     losers: Mutex<BTreeMap<TxnId, Loser>>,
-    /// The next tree's number; kept in UNDO too, so that none is given twice.
-    next_tree: tokio::sync::Mutex<u32>,
+    /// A loser has been undone.
+    undone: Notify,
     garbage: Mutex<VecDeque<(Scn, Deleted)>>,
     dropped: Mutex<Vec<TreeId>>,
     /// Background tasks under way, and the word to stop.
@@ -205,30 +224,45 @@ pub struct Rows {
 
 impl Rows {
     /// Opens the rows of `trees` for changes: reads the transaction table. What a crash left unfinished is undone in the background; until then
-    /// its rows are locked, and undone at once for whoever waits for them.
+    /// its rows are locked, and undone at once for whoever waits for them. Only the own thread is looked at: what other instances left is theirs, or their
+    /// recovery's. The clock must have taken in theirs.
     ///
     /// # Errors
     /// [`RowError`].
-    pub async fn open(trees: Trees, options: &Options) -> Result<Rows, RowError> {
-        let found = space::open(&trees).await?;
+    pub async fn open(trees: Trees, options: &Options, elsewhere: Arc<dyn Elsewhere>) -> Result<Rows, RowError> {
+        let thread = trees.cache().log().map_err(super::TableError::from)?.writer().thread;
+        Rows::open_for(trees, thread, options, elsewhere, SLOT_PAGES).await
+    }
+
+    /// As [`Rows::open`] for `thread`, which gets so many pages of slots when it is opened for the first time.
+    async fn open_for(
+        trees: Trees,
+        thread: ThreadId,
+        options: &Options,
+        elsewhere: Arc<dyn Elsewhere>,
+        slot_pages: u16,
+    ) -> Result<Rows, RowError> {
         let cache = trees.cache().clone();
         let log = cache.log().map_err(super::TableError::from)?.clone();
-        let thread = log.writer().thread;
-        let losers: BTreeMap<TxnId, Loser> = found.losers.into_iter().collect();
+        let found = space::open(&trees, thread, cache.now(), slot_pages).await?;
+        let slots::Own { slots, next, losers } = found.own;
+        let losers: BTreeMap<TxnId, Loser> = losers.into_iter().collect();
         let names: Vec<TxnId> = losers.keys().copied().collect();
-        let book = Arc::new(Book::new(thread, cache.shared.clock.clone(), found.next, &names));
+        let book = Arc::new(Book::new(thread, cache.shared.clock.clone(), slots.count(), next, &names));
         let shared = Shared {
             trees,
             log,
             thread,
             book,
             waits: Waits::default(),
-            slots: Mutex::new(found.free),
+            elsewhere,
+            threads: Threads::new(slots.clone()),
+            slots,
             undo_pages: AtomicU64::new(found.segments.pages()),
             segments: Mutex::new(found.segments),
             undo_pages_max: options.undo_bytes_max / crate::base::limits::PAGE_SIZE as u64,
             losers: Mutex::new(losers),
-            next_tree: tokio::sync::Mutex::new(found.next_tree),
+            undone: Notify::new(),
             garbage: Mutex::default(),
             dropped: Mutex::default(),
             background: Arc::default(),
@@ -252,7 +286,35 @@ impl Rows {
         Transaction::new(self.clone(), isolation, interrupt)
     }
 
-    /// Waits until every transaction that has begun before this call is over.
+    /// Publishes what is durable. Before a slot page leaves this instance, by transfer or eviction, and after its redo was made durable: then whoever finds
+    /// a commit on it can't be answered earlier than those who ask here (rule 13).
+    pub fn publish_durable(&self) {
+        self.settle(match self.shared.log.mode() {
+            LogMode::Commit => self.shared.log.durable(),
+            LogMode::Batch | LogMode::None => Lsn(u64::MAX),
+        });
+    }
+
+    /// No snapshot here is older than this, or will ever be: what the other instances' horizon must not pass.
+    pub fn oldest_snapshot(&self) -> Scn {
+        self.shared.book.horizon()
+    }
+
+    /// Waits until own transaction `txn` is over: what another instance waits for whose row it has.
+    pub async fn wait_ended(&self, txn: TxnId) {
+        loop {
+            let undone = self.shared.undone.notified();
+            tokio::pin!(undone);
+            undone.as_mut().enable();
+            match self.shared.book.outcome(txn) {
+                Outcome::Active(live) => live.wait_end().await,
+                Outcome::Loser => undone.await,
+                Outcome::Everyone | Outcome::Committed(_) | Outcome::RolledBack | Outcome::Elsewhere => return,
+            }
+        }
+    }
+
+    /// Waits until every transaction of this instance that has begun before this call is over.
     ///
     /// # Errors
     /// [`RowError::Cancelled`].
@@ -320,9 +382,6 @@ impl Rows {
         let published = self.shared.book.publish(durable);
         let mut work = false;
         for Ending { live, scn, held, committed, .. } in published {
-            if let Some(slot) = held.slot {
-                self.shared.slots.lock().push_back(slot);
-            }
             if let Some(segment) = held.segment {
                 self.shared.segments.lock().give_back(segment, held.from, scn);
             }

@@ -11,7 +11,8 @@ use crate::table::Direction;
 use crate::table::descend::{Toward, descend};
 use crate::table::scan::Walk;
 use crate::txn::TxnId;
-use crate::txn::book::{Outcome, Snapshot};
+use crate::txn::book::{Outcome, Snapshot, View};
+use crate::txn::slot::Judged;
 use crate::txn::undo::RowHeader;
 
 /// Looks at a row again before its history is said to be gone.
@@ -23,6 +24,8 @@ enum Sight {
     Hidden,
     /// Its transaction was undone since the row was read.
     Again,
+    /// Another instance's transaction made it: its slot says the rest.
+    Elsewhere,
 }
 
 /// What is known of a row after a look at its leaf.
@@ -32,6 +35,8 @@ enum Look<B> {
     /// The version in the leaf isn't seen.
     Hidden(B),
     Again,
+    /// Its transaction's slot must be looked at.
+    Elsewhere(B),
 }
 
 impl Look<&[u8]> {
@@ -40,15 +45,19 @@ impl Look<&[u8]> {
             Look::Sure(seen) => Look::Sure(seen.map(|(version, value)| (version, value.to_vec()))),
             Look::Hidden(row) => Look::Hidden(row.to_vec()),
             Look::Again => Look::Again,
+            Look::Elsewhere(row) => Look::Elsewhere(row.to_vec()),
         }
     }
 }
+
+/// The last transaction of another instance that a cursor asked for, under which snapshot, and whether it is seen: of one that is over, so it stays true.
+type Memo = Option<(TxnId, Scn, bool)>;
 
 /// Who looks, and when.
 #[derive(Clone, Copy)]
 pub(super) struct Eyes {
     pub(super) me: Option<TxnId>,
-    pub(super) snapshot: Scn,
+    pub(super) view: View,
 }
 
 /// A range of a tree's rows as a transaction's statement sees them, page by page.
@@ -58,31 +67,53 @@ pub struct Cursor {
     leaf: Box<[u8]>,
     /// Its own, instead of the statement's.
     snapshot: Option<Snapshot<Held>>,
+    memo: Memo,
 }
 
 impl Rows {
     #[inline]
-    fn sight(&self, tree: TreeId, txn: TxnId, eyes: Eyes) -> Result<Sight, RowError> {
+    fn sight(&self, txn: TxnId, eyes: Eyes) -> Sight {
         if self.shared.book.is_settled(txn) || eyes.me == Some(txn) {
-            return Ok(Sight::Seen);
+            return Sight::Seen;
         }
         match self.shared.book.outcome(txn) {
-            Outcome::Everyone => Ok(Sight::Seen),
-            Outcome::Committed(scn) if scn <= eyes.snapshot => Ok(Sight::Seen),
-            Outcome::Committed(_) | Outcome::Active(_) | Outcome::Loser => Ok(Sight::Hidden),
-            Outcome::RolledBack => Ok(Sight::Again),
-            Outcome::Foreign => Err(RowError::Foreign { tree, txn }),
+            Outcome::Everyone => Sight::Seen,
+            Outcome::Committed(scn) if scn <= eyes.view.local => Sight::Seen,
+            Outcome::Committed(_) | Outcome::Active(_) | Outcome::Loser => Sight::Hidden,
+            Outcome::RolledBack => Sight::Again,
+            // Undone at or before the horizon, it would not stand in a row read under a snapshot.
+            Outcome::Elsewhere if self.shared.threads.is_settled(txn) => Sight::Seen,
+            Outcome::Elsewhere => Sight::Elsewhere,
         }
     }
 
     #[inline]
     fn look<'r>(&self, tree: TreeId, row: &'r [u8], eyes: Eyes) -> Result<Look<&'r [u8]>, RowError> {
         let (header, value) = RowHeader::of(row).map_err(|fault| RowError::Damaged { tree, fault })?;
-        Ok(match self.sight(tree, header.txn, eyes)? {
+        Ok(match self.sight(header.txn, eyes) {
             Sight::Seen => Look::Sure((!header.deleted).then(|| (Version::of(&header), value))),
             Sight::Hidden => Look::Hidden(row),
             Sight::Again => Look::Again,
+            Sight::Elsewhere => Look::Elsewhere(row),
         })
+    }
+
+    /// Asks the slot of another instance's transaction, with nothing latched, what it is to the snapshot.
+    async fn ask_slot<'r>(&self, tree: TreeId, row: &'r [u8], eyes: Eyes, memo: &mut Memo) -> Result<Look<&'r [u8]>, RowError> {
+        let (header, value) = RowHeader::of(row).map_err(|fault| RowError::Damaged { tree, fault })?;
+        let (txn, at) = (header.txn, eyes.view.foreign);
+        let seen = match memo {
+            Some((of, under, seen)) if *of == txn && *under == at => *seen,
+            _ => match self.judge(tree, txn, at).await? {
+                Judged::Before => true,
+                Judged::After => false,
+                Judged::Active => return Ok(Look::Hidden(row)),
+                Judged::Undone => return Ok(Look::Again),
+                Judged::Earlier => return Err(RowError::SnapshotTooOld),
+            },
+        };
+        *memo = Some((txn, at, seen));
+        Ok(if seen { Look::Sure((!header.deleted).then(|| (Version::of(&header), value))) } else { Look::Hidden(row) })
     }
 
     /// What the snapshot sees of the row of `key`.
@@ -111,6 +142,10 @@ impl Rows {
                 Look::Sure(found) => return Ok(Some(found)),
                 Look::Again => return Ok(None),
                 Look::Hidden(row) => row,
+                Look::Elsewhere(row) => {
+                    look = self.ask_slot(tree, &row, eyes, &mut None).await?.owned();
+                    continue;
+                }
             };
             let (header, _) = RowHeader::of(&row).map_err(|fault| RowError::Damaged { tree, fault })?;
             if !header.undo.is_some() {
@@ -123,7 +158,11 @@ impl Rows {
                     return match self.shared.book.outcome(header.txn) {
                         Outcome::Committed(_) | Outcome::Everyone => Err(RowError::SnapshotTooOld),
                         // Undone since.
-                        Outcome::RolledBack | Outcome::Active(_) | Outcome::Loser | Outcome::Foreign => Ok(None),
+                        Outcome::RolledBack | Outcome::Active(_) | Outcome::Loser => Ok(None),
+                        Outcome::Elsewhere => match self.judge(tree, header.txn, eyes.view.foreign).await? {
+                            Judged::Before | Judged::After | Judged::Earlier => Err(RowError::SnapshotTooOld),
+                            Judged::Undone | Judged::Active => Ok(None),
+                        },
                     };
                 }
             };
@@ -141,7 +180,7 @@ impl Cursor {
         direction: Direction,
         snapshot: Option<Snapshot<Held>>,
     ) -> Cursor {
-        Cursor { tree, walk: Walk::new(tree, low, high, direction), leaf: vec![0; PAGE_SIZE].into_boxed_slice(), snapshot }
+        Cursor { tree, walk: Walk::new(tree, low, high, direction), leaf: vec![0; PAGE_SIZE].into_boxed_slice(), snapshot, memo: None }
     }
 
     /// The next rows, about a page of them; none at the end.
@@ -176,7 +215,7 @@ impl Cursor {
         mut visit: impl FnMut(&[u8], &[u8], Version) -> Result<(), E>,
     ) -> Result<bool, E> {
         let rows = txn.rows();
-        let own = self.snapshot.as_ref().map(|snapshot| Eyes { me: txn.id(), snapshot: snapshot.scn() });
+        let own = self.snapshot.as_ref().map(|snapshot| Eyes { me: txn.id(), view: snapshot.view() });
         let eyes = own.unwrap_or_else(|| txn.eyes());
         while let Some(slots) = self.walk.next(rows.trees(), &mut self.leaf).await.map_err(RowError::from)? {
             txn.check_interrupt()?;
@@ -188,7 +227,11 @@ impl Cursor {
                     Direction::Down => first + count - 1 - at,
                 };
                 let key = slotted::key(&self.leaf, slot);
-                let seen = match rows.look(self.tree, slotted::value(&self.leaf, slot), eyes)? {
+                let look = match rows.look(self.tree, slotted::value(&self.leaf, slot), eyes)? {
+                    Look::Elsewhere(row) => rows.ask_slot(self.tree, row, eyes, &mut self.memo).await?,
+                    look => look,
+                };
+                let seen = match look {
                     Look::Sure(Some((version, value))) => {
                         visit(key, value, version)?;
                         any = true;

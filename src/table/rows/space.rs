@@ -1,13 +1,16 @@
-//! Undo pages and transaction slots: where they are, who uses them, when they are free again.
+//! Undo pages: where they are, who uses them, when they are free again; and numbers of trees.
 //!
 //! A segment is used by one transaction at a time, so the transactions in its pages ended in the order of the pages. Its first page is taken
-//! again when the last transaction in it is behind the horizon, else it gets a new page. The tree UNDO says on disk which pages there are.
+//! again when the last transaction in it is behind the horizon, else it gets a new page. The tree UNDO of the thread says on disk which pages there are;
+//! nobody but its instance changes it. What all instances share is in the tree COMMON.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
-use super::{FIRST_TREE, Loser, RowError, Rows, UNDO};
+use super::slots::Own;
+use super::{COMMON, FIRST_TREE, RowError, Rows, undo_tree};
+use crate::base::limits::THREADS_MAX;
 use crate::base::{PageId, Scn, ThreadId, TreeId};
 use crate::cache::CacheError;
 use crate::cache::wait::Footprint;
@@ -18,21 +21,14 @@ use crate::redo::record::Op;
 use crate::table::change::Change;
 use crate::table::error::{Damage, TableError};
 use crate::table::node::damaged;
-use crate::table::{Direction, SPLIT_BYTES, Trees, Write};
-use crate::txn::slot::{SLOTS_PER_PAGE, Slot, SlotState};
+use crate::table::{Direction, SPLIT_BYTES, Trees};
+use crate::txn::slot::Slot;
 use crate::txn::{TxnId, UndoPtr};
 
-/// Slot pages of an instance: so many times [`SLOTS_PER_PAGE`] transactions may have changes under way.
-const SLOT_PAGES: u16 = 16;
-/// Segments that an instance may have.
-const SEGMENTS_MAX: usize = SLOT_PAGES as usize * SLOTS_PER_PAGE;
-
-/// Where a slot is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct SlotPlace {
-    pub(super) page: PageId,
-    pub(super) slot: u16,
-}
+/// First byte of the keys in UNDO that name undo pages.
+const UNDO_PAGE: u8 = 2;
+/// First byte of the keys in UNDO of trees to be dropped.
+const DROP: u8 = 3;
 
 /// A page of a segment.
 #[derive(Clone, Copy, Debug)]
@@ -55,18 +51,16 @@ pub(super) struct Segment {
 pub(super) struct Segments {
     free: Vec<Segment>,
     next: u16,
+    /// As many as transactions with changes may be under way.
+    max: usize,
     /// Of losers, by segment.
     lost: Vec<Segment>,
 }
 
 /// What opening found.
 pub(super) struct Found {
-    pub(super) next: u64,
-    pub(super) free: VecDeque<SlotPlace>,
-    pub(super) losers: Vec<(TxnId, Loser)>,
+    pub(super) own: Own,
     pub(super) segments: Segments,
-    /// No tree has had this number or a higher one; it is written down that those below it may have been given.
-    pub(super) next_tree: u32,
     /// Trees whose drop was committed.
     pub(super) condemned: Vec<TreeId>,
 }
@@ -101,11 +95,16 @@ impl Segments {
         if let Some(segment) = self.free.pop() {
             return Some(segment);
         }
-        if usize::from(self.next) >= SEGMENTS_MAX {
+        if usize::from(self.next) >= self.max {
             return None;
         }
         self.next += 1;
         Some(Segment { number: self.next - 1, pages: VecDeque::new() })
+    }
+
+    /// A segment that was taken wasn't used.
+    pub(super) fn put_back(&mut self, segment: Segment) {
+        self.free.push(segment);
     }
 
     /// A transaction that wrote the pages from sequence `from` on has ended.
@@ -130,136 +129,121 @@ impl Segments {
     }
 }
 
-fn slots_key(thread: ThreadId, number: u16) -> Vec<u8> {
-    [&[1][..], &thread.0.to_be_bytes(), &number.to_be_bytes()].concat()
-}
-
-fn page_key(thread: ThreadId, segment: u16, sequence: u64) -> Vec<u8> {
-    [&[2][..], &thread.0.to_be_bytes(), &segment.to_be_bytes(), &sequence.to_be_bytes()].concat()
+fn page_key(segment: u16, sequence: u64) -> Vec<u8> {
+    [&[UNDO_PAGE][..], &segment.to_be_bytes(), &sequence.to_be_bytes()].concat()
 }
 
 /// The entry of a tree that is to be dropped.
-pub(super) fn drop_key(tree: TreeId) -> Vec<u8> {
-    [&[3][..], &tree.0.to_be_bytes()].concat()
+fn drop_key(tree: TreeId) -> Vec<u8> {
+    [&[DROP][..], &tree.0.to_be_bytes()].concat()
 }
 
-fn malformed(what: usize) -> TableError {
-    damaged(UNDO, PageId::NONE, Damage::DirectoryEntry { slot: 0, key: what, value: 0 })
+pub(super) fn malformed(tree: TreeId, what: usize) -> TableError {
+    damaged(tree, PageId::NONE, Damage::DirectoryEntry { slot: 0, key: what, value: 0 })
 }
 
-/// Key of the number that the next tree gets.
-const NEXT_TREE: [u8; 1] = [4];
+/// Key in COMMON of the number that the next tree gets.
+const NEXT_TREE: [u8; 1] = [1];
 
-fn number_of(value: &[u8]) -> Result<u64, TableError> {
-    value.try_into().map(u64::from_le_bytes).map_err(|_| malformed(value.len()))
+fn number_of(tree: TreeId, value: &[u8]) -> Result<u64, TableError> {
+    value.try_into().map(u64::from_le_bytes).map_err(|_| malformed(tree, value.len()))
 }
 
 /// The image of a new page with a slotted body.
-fn image_of(kind: Kind, fill: impl FnOnce(&mut [u8])) -> Vec<u8> {
+pub(super) fn image_of(tree: TreeId, kind: Kind, fill: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut bytes = vec![0; crate::base::limits::PAGE_SIZE];
-    header::format(&mut bytes, PageId(0), kind, UNDO, 0);
+    header::format(&mut bytes, PageId(0), kind, tree, 0);
     slotted::init(&mut bytes, 0);
     fill(&mut bytes);
     bytes
 }
 
-fn format_op(kind: Kind, bytes: &[u8]) -> Op<'_> {
+pub(super) fn format_op(tree: TreeId, kind: Kind, bytes: &[u8]) -> Op<'_> {
     let (low, heap) = apply::image(bytes);
-    Op::Format { kind, tree: UNDO, low, heap }
+    Op::Format { kind, tree, low, heap }
 }
 
-fn put_entry(change: &mut Change<'_>, key: &[u8], value: u64) -> Result<(), TableError> {
-    let leaf = change.leaf(UNDO, key, None)?;
-    change.put(UNDO, leaf, key, &value.to_le_bytes())
+pub(super) fn put_entry(change: &mut Change<'_>, tree: TreeId, key: &[u8], value: u64) -> Result<(), TableError> {
+    let leaf = change.leaf(tree, key, None)?;
+    change.put(tree, leaf, key, &value.to_le_bytes())
 }
 
-fn take_entry(change: &mut Change<'_>, key: &[u8]) -> Result<(), TableError> {
-    let leaf = change.leaf(UNDO, key, None)?;
+fn take_entry(change: &mut Change<'_>, tree: TreeId, key: &[u8]) -> Result<(), TableError> {
+    let leaf = change.leaf(tree, key, None)?;
     match slotted::search(change.page(leaf), key) {
-        Ok(slot) => change.remove(UNDO, leaf, slot, key),
+        Ok(slot) => change.remove(tree, leaf, slot, key),
         Err(_) => Ok(()),
     }
 }
 
-/// Reads what there is; makes the tree and the slots at the first opening.
-pub(super) async fn open(trees: &Trees) -> Result<Found, RowError> {
-    let thread = trees.cache().log().map_err(TableError::from)?.writer().thread;
-    let known = trees.trees().await?;
-    if !known.iter().any(|(tree, _)| *tree == UNDO) {
-        trees.create_tree(UNDO).await?;
-    }
-    let highest = known.iter().map(|(tree, _)| tree.0).filter(|tree| *tree < UNDO.0).max().unwrap_or(0);
-    let mut found = Found {
-        next: 1,
-        free: VecDeque::new(),
-        losers: Vec::new(),
-        segments: Segments::default(),
-        next_tree: highest.max(FIRST_TREE.0 - 1) + 1,
-        condemned: Vec::new(),
-    };
-    for (_, next) in entries(trees, &NEXT_TREE).await? {
-        found.next_tree = found.next_tree.max(u32::try_from(next).map_err(|_| malformed(NEXT_TREE.len()))?);
-    }
-    let mut pages = entries(trees, &slots_key(thread, 0)[..3]).await?;
-    if pages.is_empty() {
-        make_slots(trees, thread).await?;
-        pages = entries(trees, &slots_key(thread, 0)[..3]).await?;
-    }
-    let mut slots = Vec::new();
-    for (_, page) in pages {
-        read_slots(trees, PageId(page), &mut slots).await?;
-    }
-    slots.sort_unstable_by_key(|(slot, _)| slot.txn);
-    for (slot, place) in &slots {
-        found.next = found.next.max(slot.txn.number() + 1);
-        match slot.state {
-            SlotState::Active => found.losers.push((slot.txn, Loser { slot: *place, first: slot.first })),
-            SlotState::Free | SlotState::Committed | SlotState::RolledBack => found.free.push_back(*place),
+/// Reads what there is of the own thread; makes its tree and `slot_pages` pages of slots at the first opening.
+pub(super) async fn open(trees: &Trees, thread: ThreadId, now: Scn, slot_pages: u16) -> Result<Found, RowError> {
+    let (known, tree) = (trees.trees().await?, undo_tree(thread));
+    for needed in [COMMON, tree] {
+        if !known.iter().any(|(tree, _)| *tree == needed) {
+            match trees.create_tree(needed).await {
+                // Another instance was faster.
+                Ok(_) | Err(TableError::TreeExists { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
-    read_segments(trees, thread, &mut found).await?;
-    for (key, txn) in entries(trees, &[3]).await? {
-        let tree = key.get(1..).and_then(|tree| tree.try_into().ok()).map(u32::from_be_bytes).ok_or(malformed(key.len()))?;
-        found.next_tree = found.next_tree.max(tree + 1);
+    let own = super::slots::open(trees, thread, slot_pages).await?;
+    let mut segments = read_segments(trees, tree, &own, now).await?;
+    segments.max = own.slots.count();
+    let mut condemned = Vec::new();
+    for (key, txn) in entries(trees, tree, &[DROP]).await? {
+        let dropped = key.get(1..).and_then(|key| key.try_into().ok()).map(u32::from_be_bytes).ok_or(malformed(tree, key.len()))?;
         // Of a rollback the entry would be gone before its slot was.
-        if !found.losers.iter().any(|(loser, _)| loser.0 == txn) {
-            found.condemned.push(TreeId(tree));
+        if !own.losers.iter().any(|(loser, _)| loser.0 == txn) {
+            condemned.push(TreeId(dropped));
         }
+    }
+    Ok(Found { own, segments, condemned })
+}
+
+async fn read_segments(trees: &Trees, tree: TreeId, own: &Own, now: Scn) -> Result<Segments, RowError> {
+    let mut segments: BTreeMap<u16, Segment> = BTreeMap::new();
+    for (key, page) in entries(trees, tree, &[UNDO_PAGE]).await? {
+        let (Some(number), Some(sequence)) = (key.get(1..3), key.get(3..11)) else { return Err(malformed(tree, key.len()).into()) };
+        let number = u16::from_be_bytes([number[0], number[1]]);
+        let sequence = sequence.try_into().map(u64::from_be_bytes).map_err(|_| malformed(tree, key.len()))?;
+        let segment = segments.entry(number).or_insert_with(|| Segment { number, pages: VecDeque::new() });
+        // When exactly isn't known any more; another instance may have a snapshot that needs it.
+        segment.pages.push_back(UndoPage { sequence, page: PageId(page), ended: Some(now) });
+    }
+    let mut found = Segments { next: segments.last_key_value().map_or(0, |(number, _)| number + 1), ..Segments::default() };
+    for segment in segments.into_values() {
+        let lost = own.losers.iter().any(|(_, loser)| segment.pages.iter().any(|page| page.page == loser.first.page));
+        if lost { &mut found.lost } else { &mut found.free }.push(segment);
     }
     Ok(found)
 }
 
-async fn read_segments(trees: &Trees, thread: ThreadId, found: &mut Found) -> Result<(), RowError> {
-    let mut segments: BTreeMap<u16, Segment> = BTreeMap::new();
-    for (key, page) in entries(trees, &page_key(thread, 0, 0)[..3]).await? {
-        let (Some(number), Some(sequence)) = (key.get(3..5), key.get(5..13)) else { return Err(malformed(key.len()).into()) };
-        let number = u16::from_be_bytes([number[0], number[1]]);
-        let sequence = sequence.try_into().map(u64::from_be_bytes).map_err(|_| malformed(key.len()))?;
-        let segment = segments.entry(number).or_insert_with(|| Segment { number, pages: VecDeque::new() });
-        segment.pages.push_back(UndoPage { sequence, page: PageId(page), ended: Some(Scn(0)) });
-    }
-    found.segments.next = segments.last_key_value().map_or(0, |(number, _)| number + 1);
-    for segment in segments.into_values() {
-        let lost = found.losers.iter().any(|(_, loser)| segment.pages.iter().any(|page| page.page == loser.first.page));
-        if lost { &mut found.segments.lost } else { &mut found.segments.free }.push(segment);
-    }
-    Ok(())
-}
-
 impl Rows {
-    /// A number that no tree ever had, also if the one that gets it is dropped and this instance opened anew.
+    /// A number that no tree ever had, whichever instance made it, also if the one that gets it is dropped. The number is read and counted on in one group, with
+    /// the entry's page held exclusively: so none is given twice.
     pub(super) async fn new_tree_number(&self) -> Result<TreeId, RowError> {
-        let mut next = self.shared.next_tree.lock().await;
-        let tree = *next;
-        let value = u64::from(tree + 1).to_le_bytes();
-        self.shared.trees.apply(&[Write::Put { tree: UNDO, key: &NEXT_TREE, value: &value }]).await?;
-        *next = tree + 1;
-        Ok(TreeId(tree))
+        let mut given = FIRST_TREE;
+        let count = |change: &mut Change<'_>| {
+            let leaf = change.leaf(COMMON, &NEXT_TREE, None)?;
+            let next = match slotted::search(change.page(leaf), &NEXT_TREE) {
+                Ok(slot) => number_of(COMMON, slotted::value(change.page(leaf), slot))?,
+                Err(_) => u64::from(FIRST_TREE.0),
+            };
+            given = u32::try_from(next).map(TreeId).map_err(|_| malformed(COMMON, NEXT_TREE.len()))?;
+            if given >= undo_tree(ThreadId(THREADS_MAX)) {
+                return Err(TableError::ReservedTree { tree: given });
+            }
+            change.put(COMMON, leaf, &NEXT_TREE, &(next + 1).to_le_bytes())
+        };
+        self.shared.trees.change(Footprint::Path, SPLIT_BYTES, count).await?;
+        Ok(given)
     }
 }
 
-/// Entries of UNDO whose key begins with `prefix`.
-async fn entries(trees: &Trees, prefix: &[u8]) -> Result<Vec<(Vec<u8>, u64)>, RowError> {
+/// Entries of `tree` whose key begins with `prefix`.
+pub(super) async fn entries(trees: &Trees, tree: TreeId, prefix: &[u8]) -> Result<Vec<(Vec<u8>, u64)>, RowError> {
     let mut found = Vec::new();
     let mut bad = None;
     let range = (Bound::Included(prefix), Bound::Unbounded);
@@ -267,62 +251,33 @@ async fn entries(trees: &Trees, prefix: &[u8]) -> Result<Vec<(Vec<u8>, u64)>, Ro
         if !key.starts_with(prefix) {
             return std::ops::ControlFlow::Break(());
         }
-        match number_of(value) {
+        match number_of(tree, value) {
             Ok(number) => found.push((key.to_vec(), number)),
             Err(error) => bad = Some(error),
         }
         std::ops::ControlFlow::Continue(())
     };
-    trees.scan(UNDO, range, Direction::Up, visit).await?;
+    trees.scan(tree, range, Direction::Up, visit).await?;
     bad.map_or(Ok(found), |error| Err(error.into()))
 }
 
-async fn make_slots(trees: &Trees, thread: ThreadId) -> Result<(), RowError> {
-    let free = Slot::FREE.encode();
-    let image = image_of(Kind::Slots, |page| {
-        for slot in 0..SLOTS_PER_PAGE {
-            slotted::insert(page, slot, &[], &free).expect("a page has room for its slots");
-        }
-    });
-    for number in 0..SLOT_PAGES {
-        let make = |change: &mut Change<'_>| {
-            let page = change.allocate(None)?;
-            change.apply(page, format_op(Kind::Slots, &image))?;
-            put_entry(change, &slots_key(thread, number), page.0)
-        };
-        trees.change(Footprint::Path, SPLIT_BYTES, make).await?;
-    }
-    Ok(())
-}
-
-async fn read_slots(trees: &Trees, page: PageId, slots: &mut Vec<(Slot, SlotPlace)>) -> Result<(), RowError> {
-    let cache = trees.cache();
-    let bytes = cache.run(Footprint::Path, || Ok::<_, TableError>(cache.read(page)?.to_vec())).await?;
-    need_kind(&bytes, page, Kind::Slots)?;
-    for slot in 0..slotted::count(&bytes) {
-        let read = Slot::decode(slotted::value(&bytes, slot)).map_err(|fault| RowError::Slot { fault })?;
-        slots.push((read, SlotPlace { page, slot: slot as u16 }));
-    }
-    Ok(())
-}
-
-/// Whether `bytes`, which is `page`, is of the kind that its place in UNDO says.
-pub(super) fn need_kind(bytes: &[u8], page: PageId, kind: Kind) -> Result<(), TableError> {
+/// Whether `bytes`, which is `page`, is of the kind that its place in `tree` says.
+pub(super) fn need_kind(bytes: &[u8], tree: TreeId, page: PageId, kind: Kind) -> Result<(), TableError> {
     let found = header::of(bytes).kind;
-    if found == kind as u8 { Ok(()) } else { Err(damaged(UNDO, page, Damage::Kind { found })) }
+    if found == kind as u8 { Ok(()) } else { Err(damaged(tree, page, Damage::Kind { found })) }
 }
 
 impl Rows {
     /// Gives `segment` a page to write: its first one if nobody needs it any more, else a new one.
     pub(super) async fn extend(&self, segment: &mut Segment) -> Result<(), RowError> {
-        let (trees, thread) = (&self.shared.trees, self.shared.thread);
-        let horizon = self.shared.book.horizon();
+        let (trees, tree) = (&self.shared.trees, undo_tree(self.shared.thread));
+        let horizon = self.horizon();
         let over = self.shared.undo_pages.load(Ordering::Relaxed) >= self.shared.undo_pages_max;
         let first = segment.pages.front().copied();
         let reused = first.filter(|first| segment.pages.len() > 1 && first.ended.is_some_and(|ended| ended <= horizon || over));
         let sequence = segment.tail_sequence() + 1;
-        let (old, new) = (reused.map(|page| page_key(thread, segment.number, page.sequence)), page_key(thread, segment.number, sequence));
-        let image = image_of(Kind::Undo, |_| ());
+        let (old, new) = (reused.map(|page| page_key(segment.number, page.sequence)), page_key(segment.number, sequence));
+        let image = image_of(tree, Kind::Undo, |_| ());
         let mut taken = PageId::NONE;
         let make = |change: &mut Change<'_>| {
             taken = match reused {
@@ -330,11 +285,11 @@ impl Rows {
                 None => change.allocate(segment.tail())?,
             };
             change.latch_fresh(taken)?;
-            change.apply(taken, format_op(Kind::Undo, &image))?;
+            change.apply(taken, format_op(tree, Kind::Undo, &image))?;
             if let Some(old) = &old {
-                take_entry(change, old)?;
+                take_entry(change, tree, old)?;
             }
-            put_entry(change, &new, taken.0)
+            put_entry(change, tree, &new, taken.0)
         };
         trees.change(Footprint::Path, SPLIT_BYTES, make).await?;
         match reused {
@@ -347,66 +302,25 @@ impl Rows {
 
     /// Notes that `tree` is to be dropped when `txn` commits, or that it isn't any more.
     pub(super) async fn condemn(&self, tree: TreeId, by: Option<TxnId>) -> Result<(), RowError> {
-        let key = drop_key(tree);
+        let (key, undo) = (drop_key(tree), undo_tree(self.shared.thread));
         let note = |change: &mut Change<'_>| match by {
-            Some(txn) => put_entry(change, &key, txn.0),
-            None => take_entry(change, &key),
+            Some(txn) => put_entry(change, undo, &key, txn.0),
+            None => take_entry(change, undo, &key),
         };
         self.shared.trees.change(Footprint::Path, SPLIT_BYTES, note).await?;
         Ok(())
     }
-
-    /// Writes a slot and queues the transaction's end in the same order as the log's; what it holds is handed over at that moment. Returns
-    /// both places.
-    pub(super) async fn end_slot(
-        &self,
-        place: Option<SlotPlace>,
-        slot: Slot,
-        live: Option<std::sync::Arc<crate::txn::book::Live>>,
-        mut hand_over: impl FnMut() -> Option<super::Held>,
-    ) -> Result<(Scn, crate::base::Lsn), RowError> {
-        let cache = self.shared.trees.cache();
-        let committed = slot.state == SlotState::Committed;
-        let once = || {
-            let mut group = match place {
-                Some(place) => {
-                    let mut group = cache.begin(256)?;
-                    group.latch(place.page)?;
-                    Some((group, place))
-                }
-                None => None,
-            };
-            let append = |scn| match group.take() {
-                None => Ok::<_, RowError>(crate::base::Lsn(0)),
-                Some((mut group, place)) => {
-                    let value = Slot { scn, ..slot }.encode();
-                    group.apply(place.page, Op::SetValue { slot: place.slot, value: &value })?;
-                    Ok(group.commit()?.end)
-                }
-            };
-            let ending = |scn, end| {
-                let held = hand_over().expect("an end is queued once");
-                crate::txn::book::Ending { live: live.clone(), txn: slot.txn, scn, committed, end, held }
-            };
-            self.shared.book.queue(ending, append)
-        };
-        cache.run(Footprint::Path, once).await
-    }
 }
 
-/// The pages that UNDO names, for the structure check: kind and page.
-pub(in crate::table) async fn pages(trees: &Trees) -> Result<Vec<(Kind, PageId)>, TableError> {
-    let unwrap = |error| match error {
-        RowError::Table(error) => error,
-        _ => malformed(0),
-    };
+/// The pages that `tree`, which is some thread's UNDO, names, for the structure check: kind and page.
+pub(in crate::table) async fn pages(trees: &Trees, tree: TreeId) -> Result<Vec<(Kind, PageId)>, TableError> {
     let mut found = Vec::new();
-    match trees.trees().await {
-        Ok(known) if !known.iter().any(|(tree, _)| *tree == UNDO) => return Ok(found),
-        other => drop(other?),
-    }
-    for (prefix, kind) in [(1u8, Kind::Slots), (2, Kind::Undo)] {
-        found.extend(entries(trees, &[prefix]).await.map_err(unwrap)?.into_iter().map(|(_, page)| (kind, PageId(page))));
+    for (prefix, kind) in [(1u8, Kind::Slots), (UNDO_PAGE, Kind::Undo)] {
+        match entries(trees, tree, &[prefix]).await {
+            Ok(entries) => found.extend(entries.into_iter().map(|(_, page)| (kind, PageId(page)))),
+            Err(RowError::Table(error)) => return Err(error),
+            Err(_) => return Err(malformed(tree, 0)),
+        }
     }
     Ok(found)
 }
@@ -425,6 +339,7 @@ pub(super) enum OwnedAction {
     Row { key: Vec<u8>, before: Option<Vec<u8>> },
     MadeTree,
     DropTree,
+    TookSlot(Slot),
 }
 
 impl Rows {
@@ -437,7 +352,9 @@ impl Rows {
             if header::of(&page).kind != Kind::Undo as u8 || slot >= slotted::count(&page) {
                 return Ok(None);
             }
-            owned(at, slotted::key(&page, slot), slotted::value(&page, slot)).map(|record| Some(record).filter(|record| record.txn == txn))
+            let tree = header::of(&page).tree();
+            owned(tree, at, slotted::key(&page, slot), slotted::value(&page, slot))
+                .map(|record| Some(record).filter(|record| record.txn == txn))
         };
         match cache.run(Footprint::Path, once).await {
             // A page that was given back and never used again.
@@ -451,11 +368,11 @@ impl Rows {
         let cache = self.shared.trees.cache();
         let once = || {
             let bytes = cache.read(page)?;
-            need_kind(&bytes, page, Kind::Undo)?;
+            need_kind(&bytes, undo_tree(txn.thread()), page, Kind::Undo)?;
             let mut found = Vec::new();
             for slot in usize::from(from)..slotted::count(&bytes) {
                 let at = UndoPtr { page, slot: slot as u16 };
-                let record = owned(at, slotted::key(&bytes, slot), slotted::value(&bytes, slot))?;
+                let record = owned(header::of(&bytes).tree(), at, slotted::key(&bytes, slot), slotted::value(&bytes, slot))?;
                 if record.txn == txn {
                     found.push(record);
                 }
@@ -466,13 +383,14 @@ impl Rows {
     }
 }
 
-fn owned(at: UndoPtr, key: &[u8], value: &[u8]) -> Result<OwnedRecord, RowError> {
+fn owned(tree: TreeId, at: UndoPtr, key: &[u8], value: &[u8]) -> Result<OwnedRecord, RowError> {
     use crate::txn::undo::{Action, Record};
-    let record = Record::decode(key, value).map_err(|fault| RowError::Damaged { tree: UNDO, fault })?;
+    let record = Record::decode(key, value).map_err(|fault| RowError::Damaged { tree, fault })?;
     let action = match record.action {
         Action::Row { key, before } => OwnedAction::Row { key: key.to_vec(), before: before.map(<[u8]>::to_vec) },
         Action::MadeTree => OwnedAction::MadeTree,
         Action::DropTree => OwnedAction::DropTree,
+        Action::TookSlot(was) => OwnedAction::TookSlot(was),
     };
     Ok(OwnedRecord { at, txn: record.txn, previous: record.previous, tree: record.tree, action })
 }

@@ -1,5 +1,7 @@
 //! Rows under transactions, on a simulated disk.
 
+mod instances;
+
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use crate::disk::Disk;
 use crate::disk::memory::{MemoryDisk, MemoryMedia};
 use crate::table::Direction;
 use crate::table::tests::harness::{self, Plan, Store};
+use crate::txn::elsewhere::Alone;
 
 const TREE: TreeId = TreeId(7);
 
@@ -19,7 +22,7 @@ async fn rows_of(seams: Seams, media: &MemoryMedia, options: &Options) -> (Store
     let open = || Arc::new(MemoryDisk::new(media, seams.clone())) as Arc<dyn Disk>;
     let store = harness::create(seams.clone(), open, Plan::default()).await;
     store.trees.create_tree(TREE).await.unwrap();
-    let rows = Rows::open(store.trees.clone(), options).await.unwrap();
+    let rows = Rows::open(store.trees.clone(), options, Arc::new(Alone)).await.unwrap();
     (store, rows)
 }
 

@@ -5,19 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::read::{Cursor, Eyes};
-use super::write::{Verdict, Want, Writes};
+use super::write::{Known, Meeting, Noted, Verdict, Want, Writes};
 use super::{Changed, Held, Inserted, OnConflict, ROW_MAX, Row, RowError, Rows, Version};
 use crate::base::{Lsn, Scn, TreeId};
 use crate::cache::wait::Footprint;
+use crate::cache::wait::yield_now;
 use crate::table::Direction;
 use crate::table::change::Change;
 use crate::txn::book::{Live, Snapshot};
-use crate::txn::slot::{Slot, SlotState};
+use crate::txn::slot::{Judged, SlotState};
 use crate::txn::undo::Action;
 use crate::txn::{Interrupt, Isolation, TableLock, TxnId, UndoPtr};
 
 /// Most deletions that a transaction remembers to have taken out; `Rows::vacuum` finds the others.
 const GARBAGE_MAX: usize = 100_000;
+
+/// Looks at the slot of a row's transaction that turns out to be undone, before the row is said to be none.
+const LOOKS_MAX: u32 = 1000;
 
 /// A place in a transaction to roll back to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,7 +137,7 @@ impl Transaction {
     /// Outside of a statement: the caller's mistake.
     pub(super) fn eyes(&self) -> Eyes {
         let snapshot = self.snapshot.as_ref().expect("rows are read and written between begin_statement and end_statement");
-        Eyes { me: self.id(), snapshot: snapshot.scn() }
+        Eyes { me: self.id(), view: snapshot.view() }
     }
 
     pub(super) fn check_interrupt(&self) -> Result<(), RowError> {
@@ -156,7 +160,7 @@ impl Transaction {
     /// [`RowError`].
     pub async fn get_latest(&self, tree: TreeId, key: &[u8]) -> Result<Option<Row>, RowError> {
         let now = self.rows.shared.book.snapshot();
-        let found = self.rows.visible(tree, key, Eyes { me: self.id(), snapshot: now.scn() }).await?;
+        let found = self.rows.visible(tree, key, Eyes { me: self.id(), view: now.view() }).await?;
         Ok(found.map(|(version, value)| Row { key: key.to_vec(), value, version }))
     }
 
@@ -249,7 +253,7 @@ impl Transaction {
         against: Against,
     ) -> Result<Changed, RowError> {
         Ok(match self.write(tree, key, want, conflict, against).await? {
-            Verdict::Done(undo) => Changed::Done(Version { txn: self.writing().await?.txn, undo }),
+            Verdict::Done(noted) => Changed::Done(Version { txn: self.writing().await?.txn, undo: noted.at }),
             Verdict::Moved(row) => Changed::Moved(row.map(|(version, value)| Row { key: key.to_vec(), value, version })),
             _ => Changed::Moved(None),
         })
@@ -280,20 +284,35 @@ impl Transaction {
     ) -> Result<Verdict, RowError> {
         let snapshot = match (self.isolation, against) {
             (Isolation::ReadCommitted, _) | (_, Against::Now) => None,
-            (Isolation::RepeatableRead, Against::Snapshot) => Some(self.eyes().snapshot),
+            (Isolation::RepeatableRead, Against::Snapshot) => Some(self.eyes().view),
         };
+        let mut known = Known::new();
+        let mut looks = 0;
         loop {
             self.check_interrupt()?;
             let rows = place.rows;
             let writes = self.writing().await?;
-            match rows.attempt(writes, tree, key, want, snapshot).await? {
-                Verdict::Done(at) => {
-                    writes.noted(at);
-                    return Ok(Verdict::Done(at));
+            match rows.attempt(writes, tree, key, want, Meeting { snapshot, known: &known }).await? {
+                Verdict::Done(noted) => {
+                    writes.noted(noted);
+                    return Ok(Verdict::Done(noted));
                 }
                 Verdict::NoRoom => rows.extend(&mut writes.segment).await?,
                 Verdict::Serialization => return Err(RowError::Serialization),
-                Verdict::Foreign(txn) => return Err(RowError::Foreign { tree, txn }),
+                Verdict::Judge(txn) => {
+                    looks += 1;
+                    // Without a snapshot it is enough to know that it is over.
+                    let at = snapshot.map_or(Scn(u64::MAX), |snapshot| snapshot.foreign);
+                    match rows.judge(tree, txn, at).await? {
+                        over @ (Judged::Before | Judged::After) => known.push((txn, over)),
+                        Judged::Active if conflict == OnConflict::NoWait => return Err(RowError::LockNotAvailable),
+                        Judged::Active => self.wait_elsewhere(txn).await?,
+                        // Its change has been undone since.
+                        Judged::Undone if looks < LOOKS_MAX => yield_now().await,
+                        Judged::Undone => return Err(RowError::Foreign { tree, txn }),
+                        Judged::Earlier => return Err(RowError::SnapshotTooOld),
+                    }
+                }
                 Verdict::Damaged(fault) => return Err(RowError::Damaged { tree, fault }),
                 Verdict::Lost(txn) => rows.undo_row(tree, key, txn).await?,
                 Verdict::Held(_) if conflict == OnConflict::NoWait => return Err(RowError::LockNotAvailable),
@@ -303,6 +322,15 @@ impl Transaction {
                 }
                 done @ (Verdict::Exists(..) | Verdict::Moved(_)) => return Ok(done),
             }
+        }
+    }
+
+    /// Waits for the end of another instance's transaction.
+    async fn wait_elsewhere(&self, txn: TxnId) -> Result<(), RowError> {
+        tokio::select! {
+            biased;
+            () = self.interrupt.wait() => Err(RowError::Cancelled),
+            ended = self.rows.shared.elsewhere.wait_end(self.live.clone(), txn) => Ok(ended?),
         }
     }
 
@@ -372,8 +400,8 @@ impl Transaction {
             };
             rows.shared.trees.change(Footprint::Path, 512, once).await?;
             match at {
-                Some(at) => {
-                    writes.noted(at);
+                Some(noted) => {
+                    writes.noted(noted);
                     return Ok(writes.records);
                 }
                 None => rows.extend(&mut writes.segment).await?,
@@ -510,16 +538,16 @@ impl Drop for Undecided<'_> {
 impl Writes {
     /// What is kept until the end is published.
     fn into_held(self) -> Held {
-        let Writes { slot, segment, from, garbage, drops, attachment, .. } = self;
+        let Writes { segment, from, garbage, drops, attachment, .. } = self;
         let drops = drops.into_iter().map(|(_, tree)| tree).collect();
-        Held { slot: Some(slot), segment: Some(segment), from, garbage, drops, _attachment: attachment }
+        Held { segment: Some(segment), from, garbage, drops, _attachment: attachment }
     }
 
-    fn noted(&mut self, at: UndoPtr) {
+    fn noted(&mut self, noted: Noted) {
         if !self.first.is_some() {
-            self.first = at;
+            self.first = noted.first;
         }
-        self.last = at;
+        self.last = noted.at;
         self.records += 1;
     }
 }
@@ -527,15 +555,18 @@ impl Writes {
 impl Rows {
     fn take_writes(&self, live: &Arc<Live>) -> Result<Writes, RowError> {
         let all = || RowError::TooManyTransactions { slots: self.shared.book.counts().0 };
-        let slot = self.shared.slots.lock().pop_front().ok_or_else(all)?;
-        let Some(mut segment) = self.shared.segments.lock().take() else {
-            self.shared.slots.lock().push_front(slot);
+        let mut segments = self.shared.segments.lock();
+        let mut segment = segments.take().ok_or_else(all)?;
+        let Some(txn) = self.shared.book.assign(live) else {
+            segments.put_back(segment);
             return Err(all());
         };
+        drop(segments);
         segment.begin();
         Ok(Writes {
-            txn: self.shared.book.assign(live),
-            slot,
+            txn,
+            slot: self.shared.slots.place(txn.number()),
+            horizon: self.horizon(),
             from: segment.tail_sequence(),
             segment,
             first: UndoPtr::NONE,
@@ -556,7 +587,7 @@ impl Rows {
         let state = if committed && first.is_some() { SlotState::Committed } else { SlotState::RolledBack };
         let mut undecided = Undecided { rows: self, live: live.clone(), writes: Some(writes), delay: Duration::ZERO };
         let hand_over = || undecided.writes.take().map(Writes::into_held);
-        let ended = self.end_slot(place, Slot { txn, state, scn: Scn(0), first }, Some(live), hand_over).await;
+        let ended = self.end_slot(place, (txn, state), Some(live), hand_over).await;
         if ended.is_err() {
             undecided.delay = super::undo::RETRY;
         }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::space::{OwnedAction, OwnedRecord};
 use super::write::Writes;
-use super::{Held, Loser, RowError, Rows, Running};
-use crate::base::{Lsn, Scn, TreeId};
+use super::{Held, Loser, RowError, Rows, Running, undo_tree};
+use crate::base::{Lsn, TreeId};
 use crate::cache::CacheError;
 use crate::cache::wait::{Footprint, yield_now};
 use crate::page::slotted;
@@ -17,7 +17,7 @@ use crate::table::change::Change;
 use crate::table::descend::{Toward, descend};
 use crate::table::error::TableError;
 use crate::txn::book::Live;
-use crate::txn::slot::{Slot, SlotState};
+use crate::txn::slot::SlotState;
 use crate::txn::undo::RowHeader;
 use crate::txn::{TxnId, UndoPtr};
 
@@ -36,7 +36,7 @@ impl Rows {
     pub(super) async fn undo_chain(&self, txn: TxnId, last: UndoPtr, until: UndoPtr) -> Result<u64, RowError> {
         let (mut at, mut done) = (last, 0u64);
         while at.is_some() && at != until {
-            let missing = || RowError::RollbackMismatch { txn, tree: super::UNDO, at };
+            let missing = || RowError::RollbackMismatch { txn, tree: undo_tree(txn.thread()), at };
             let record = self.record(at, txn).await?.ok_or_else(missing)?;
             self.undo_record(&record).await?;
             (at, done) = (record.previous, done + 1);
@@ -56,6 +56,7 @@ impl Rows {
                 Err(error) => Err(error.into()),
             },
             OwnedAction::DropTree => self.condemn(record.tree, None).await,
+            OwnedAction::TookSlot(_) => Ok(()),
         }
     }
 
@@ -225,7 +226,7 @@ impl Rows {
     async fn undo_loser(&self, txn: TxnId) -> Result<(), RowError> {
         let found = self.shared.losers.lock().get(&txn).copied();
         let Some(Loser { slot, first }) = found else { return Ok(()) };
-        let missing = || RowError::RollbackMismatch { txn, tree: super::UNDO, at: first };
+        let missing = || RowError::RollbackMismatch { txn, tree: undo_tree(txn.thread()), at: first };
         let pages = self.shared.segments.lock().of_loser(first.page).ok_or_else(missing)?;
         let mut undone = 0u64;
         for page in pages.iter().rev() {
@@ -239,12 +240,12 @@ impl Rows {
             }
             yield_now().await;
         }
-        let mut held = Some(Held { slot: Some(slot), segment: None, from: 0, garbage: Vec::new(), drops: Vec::new(), _attachment: None });
-        let entry = Slot { txn, state: SlotState::RolledBack, scn: Scn(0), first };
-        self.end_slot(Some(slot), entry, None, || held.take()).await?;
+        let mut held = Some(Held { segment: None, from: 0, garbage: Vec::new(), drops: Vec::new(), _attachment: None });
+        self.end_slot(Some(slot), (txn, SlotState::RolledBack), None, || held.take()).await?;
         self.shared.losers.lock().remove(&txn);
         self.settle(Lsn(0));
-        let now = self.shared.book.visible();
+        self.shared.undone.notify_waiters();
+        let now = self.shared.book.now();
         self.shared.segments.lock().loser_ended(first.page, now);
         tracing::info!(%txn, records = undone, "undone what a crash had left unfinished");
         Ok(())

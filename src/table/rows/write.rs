@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::space::{Segment, SlotPlace};
-use super::{RowError, Rows, Version};
+use super::slots::{SlotPlace, latch_slot, take_slot};
+use super::space::{Segment, need_kind};
+use super::{RowError, Rows, Version, undo_tree};
 use crate::base::{Scn, TreeId};
 use crate::cache::wait::Footprint;
 use crate::page::header::Kind;
@@ -11,9 +12,9 @@ use crate::page::slotted;
 use crate::redo::record::Op;
 use crate::table::change::Change;
 use crate::table::error::{TableError, raced};
-use crate::txn::book::{Live, Outcome};
-use crate::txn::slot::{Slot, SlotState};
-use crate::txn::undo::{Action, Record, RowHeader};
+use crate::txn::book::{Live, Outcome, View};
+use crate::txn::slot::Judged;
+use crate::txn::undo::{Action, EARLIER_BYTES, Record, RowHeader};
 use crate::txn::{TxnId, UndoPtr};
 
 /// What a transaction has for writing.
@@ -21,6 +22,8 @@ use crate::txn::{TxnId, UndoPtr};
 pub(super) struct Writes {
     pub(super) txn: TxnId,
     pub(super) slot: SlotPlace,
+    /// What ended up to this in its slot nobody needs to tell apart.
+    pub(super) horizon: Scn,
     pub(super) segment: Segment,
     /// Sequence of the first undo page that it may write.
     pub(super) from: u64,
@@ -53,11 +56,30 @@ pub(super) enum Want<'w> {
     Lock(Version),
 }
 
+/// Where a record was appended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Noted {
+    pub(super) at: UndoPtr,
+    /// The transaction's first record, if this was its first change.
+    pub(super) first: UndoPtr,
+}
+
+/// What slots have said of other instances' transactions: of those that are over, so that it stays true.
+pub(super) type Known = Vec<(TxnId, Judged)>;
+
+/// How a change may meet the versions of others.
+#[derive(Clone, Copy)]
+pub(super) struct Meeting<'k> {
+    /// Of a repeatable read transaction.
+    pub(super) snapshot: Option<View>,
+    pub(super) known: &'k [(TxnId, Judged)],
+}
+
 /// What became of an attempt.
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// Done; the record's place.
-    Done(UndoPtr),
+    Done(Noted),
     /// A row is there already: header's version and value.
     Exists(Version, Vec<u8>),
     /// Not the version seen; nothing if it is gone.
@@ -70,8 +92,8 @@ pub(super) enum Verdict {
     Lost(TxnId),
     /// The undo page is full.
     NoRoom,
-    /// A transaction of nobody here.
-    Foreign(TxnId),
+    /// Another instance's transaction has changed it: first its slot must say what became of it.
+    Judge(TxnId),
     /// A row that isn't one.
     Damaged(crate::txn::undo::UndoFault),
 }
@@ -98,14 +120,14 @@ impl Current {
 }
 
 impl Rows {
-    /// Tries to change a row. `snapshot`: of a repeatable read transaction.
+    /// Tries to change a row.
     pub(super) async fn attempt(
         &self,
         writes: &Writes,
         tree: TreeId,
         key: &[u8],
         want: Want<'_>,
-        snapshot: Option<Scn>,
+        meeting: Meeting<'_>,
     ) -> Result<Verdict, RowError> {
         let value = match want {
             Want::Insert(value) | Want::Update(_, value) => value.len(),
@@ -115,7 +137,7 @@ impl Rows {
         let bytes = 512 + 2 * key.len() + 2 * value;
         let mut verdict = Verdict::NoRoom;
         let once = |change: &mut Change<'_>| {
-            verdict = self.try_change(change, writes, tree, key, want, snapshot)?;
+            verdict = self.try_change(change, writes, (tree, key), want, meeting)?;
             Ok(())
         };
         self.shared.trees.change(Footprint::Path, bytes, once).await?;
@@ -126,10 +148,9 @@ impl Rows {
         &self,
         change: &mut Change<'_>,
         writes: &Writes,
-        tree: TreeId,
-        key: &[u8],
+        (tree, key): (TreeId, &[u8]),
         want: Want<'_>,
-        snapshot: Option<Scn>,
+        meeting: Meeting<'_>,
     ) -> Result<Verdict, TableError> {
         if change.is_patient() {
             change.latch_root(tree)?;
@@ -145,11 +166,12 @@ impl Rows {
                 }
             }
         };
-        if let Some(verdict) = self.decide(change, writes.txn, current.as_ref(), want, snapshot)? {
+        if let Some(verdict) = self.decide(change, writes.txn, current.as_ref(), want, meeting)? {
             return Ok(verdict);
         }
         let action = Action::Row { key, before: current.as_ref().map(|current| &current.row[..]) };
-        let Some(undo) = note(change, writes, tree, action)? else { return Ok(Verdict::NoRoom) };
+        let Some(noted) = note(change, writes, tree, action)? else { return Ok(Verdict::NoRoom) };
+        let undo = noted.at;
         let header = RowHeader { txn: writes.txn, undo, deleted: matches!(want, Want::Delete(_)), locked: matches!(want, Want::Lock(_)) };
         let row = match want {
             Want::Insert(value) | Want::Update(_, value) => header.row(value),
@@ -157,7 +179,7 @@ impl Rows {
             Want::Lock(_) => header.row(current.as_ref().map_or(&[], Current::value)),
         };
         change.put(tree, leaf, key, &row)?;
-        Ok(Verdict::Done(undo))
+        Ok(Verdict::Done(noted))
     }
 
     /// What keeps the change from being made; nothing if it may be.
@@ -167,7 +189,7 @@ impl Rows {
         me: TxnId,
         current: Option<&Current>,
         want: Want<'_>,
-        snapshot: Option<Scn>,
+        Meeting { snapshot, known: judged }: Meeting<'_>,
     ) -> Result<Option<Verdict>, TableError> {
         let seen = match want {
             Want::Insert(_) => None,
@@ -180,7 +202,9 @@ impl Rows {
                 Outcome::Everyone | Outcome::Committed(_) => {}
                 Outcome::Active(live) => return Ok(Some(Verdict::Held(live))),
                 Outcome::Loser => return Ok(Some(Verdict::Lost(header.txn))),
-                Outcome::Foreign => return Ok(Some(Verdict::Foreign(header.txn))),
+                // Whatever else it may be, it is over: the row still names it, so it has committed.
+                Outcome::Elsewhere if self.judged(header.txn, judged).is_some() => {}
+                Outcome::Elsewhere => return Ok(Some(Verdict::Judge(header.txn))),
                 // It was undone between the look at the row and the look at the book.
                 Outcome::RolledBack => return Err(raced()),
             }
@@ -193,15 +217,28 @@ impl Rows {
             return Ok((!header.deleted).then(exists));
         };
         let (known, met) = self.beneath_locks(change, me, header, seen)?;
-        if known.txn != me
-            && let (Some(snapshot), Outcome::Committed(scn)) = (snapshot, self.shared.book.outcome(known.txn))
-            && scn > snapshot
-        {
-            return Ok(Some(Verdict::Serialization));
+        if let Some(snapshot) = snapshot.filter(|_| known.txn != me) {
+            match self.shared.book.outcome(known.txn) {
+                Outcome::Committed(scn) if scn > snapshot.local => return Ok(Some(Verdict::Serialization)),
+                Outcome::Elsewhere => match self.judged(known.txn, judged) {
+                    Some(Judged::Before) => {}
+                    Some(_) => return Ok(Some(Verdict::Serialization)),
+                    None => return Ok(Some(Verdict::Judge(known.txn))),
+                },
+                _ => {}
+            }
         }
         // Locks that others have let go don't count in repeatable read: it may have seen the row under an older one of them.
         let same = seen == Version::of(&header) || (met && snapshot.is_some());
         Ok((!same || header.deleted).then(|| current.moved()))
+    }
+
+    /// What is known of another instance's transaction that is over.
+    fn judged(&self, txn: TxnId, known: &[(TxnId, Judged)]) -> Option<Judged> {
+        if self.shared.threads.is_settled(txn) {
+            return Some(Judged::Before);
+        }
+        known.iter().find(|(other, _)| *other == txn).map(|(_, judged)| *judged)
     }
 
     /// The version of a row that others have locked only, and let go; and whether `seen` is it or one of the locks on it.
@@ -211,7 +248,7 @@ impl Rows {
         while header.locked && header.txn != me && header.undo.is_some() {
             let page = change.view(header.undo.page)?;
             let slot = usize::from(header.undo.slot);
-            if super::space::need_kind(&page, header.undo.page, Kind::Undo).is_err() || slot >= slotted::count(&page) {
+            if need_kind(&page, undo_tree(header.txn.thread()), header.undo.page, Kind::Undo).is_err() || slot >= slotted::count(&page) {
                 break;
             }
             // A record that is gone was behind the horizon: the lock stands for what is visible to everyone.
@@ -228,21 +265,29 @@ impl Rows {
     }
 }
 
-/// Appends an undo record, and writes the slot if it is the transaction's first; nothing when the page has no room.
-pub(super) fn note(change: &mut Change<'_>, writes: &Writes, tree: TreeId, action: Action<'_>) -> Result<Option<UndoPtr>, TableError> {
+/// Appends an undo record; before the transaction's first one takes its slot. Nothing when the page has no room.
+pub(super) fn note(change: &mut Change<'_>, writes: &Writes, tree: TreeId, action: Action<'_>) -> Result<Option<Noted>, TableError> {
     let Some(page) = writes.segment.tail() else { return Ok(None) };
     change.latch(page)?;
-    let record = Record { txn: writes.txn, previous: writes.last, tree, action }.encode();
+    let was = if writes.first.is_some() { None } else { Some(latch_slot(change, writes)?) };
+    // Those who had the slot before, and which some snapshot may have to tell apart, are found through it.
+    let earlier = was.filter(|was| was.scn > writes.horizon);
     let name = writes.txn.0.to_le_bytes();
-    if !change.fits(page, &name, &record) {
+    let record = Record { txn: writes.txn, previous: writes.last, tree, action }.encode();
+    let room = earlier.map_or(0, |_| slotted::cell_size(name.len(), EARLIER_BYTES)) + slotted::cell_size(name.len(), record.len());
+    if room > slotted::free(change.page(page)) {
         return Ok(None);
     }
-    let at = UndoPtr { page, slot: slotted::count(change.page(page)) as u16 };
-    change.apply(page, Op::Append { key: &name, value: &record })?;
-    if !writes.first.is_some() {
-        let slot = Slot { txn: writes.txn, state: SlotState::Active, scn: Scn(0), first: at };
-        change.latch(writes.slot.page)?;
-        change.apply(writes.slot.page, Op::SetValue { slot: writes.slot.slot, value: &slot.encode() })?;
+    let next = |change: &Change<'_>| UndoPtr { page, slot: slotted::count(change.page(page)) as u16 };
+    let first = next(change);
+    if let Some(earlier) = earlier {
+        let took = Record { txn: writes.txn, previous: UndoPtr::NONE, tree: TreeId(0), action: Action::TookSlot(earlier) }.encode();
+        change.apply(page, Op::Append { key: &name, value: &took })?;
     }
-    Ok(Some(at))
+    let at = next(change);
+    change.apply(page, Op::Append { key: &name, value: &record })?;
+    if let Some(was) = was {
+        take_slot(change, writes, &was, first, earlier.is_some())?;
+    }
+    Ok(Some(Noted { at, first }))
 }

@@ -247,7 +247,7 @@ fn row_sqlstate(error: &RowError) -> &'static str {
         RowError::Serialization => "40001",
         RowError::Deadlock { .. } => "40P01",
         RowError::Cancelled => "57014",
-        RowError::LockNotAvailable => "55P03",
+        RowError::LockNotAvailable | RowError::HeldElsewhere { .. } => "55P03",
         RowError::SnapshotTooOld => "72000",
         RowError::TooManyTransactions { .. } => "53300",
         RowError::RowTooLarge { .. } => "54000",

@@ -20,6 +20,7 @@ use crate::table::datum::row::decode_row;
 use crate::table::datum::{Datum, Type};
 use crate::table::rows::{Interrupt, Isolation, Row, Rows, Transaction};
 use crate::table::tests::harness::{self, Plan};
+use crate::txn::elsewhere::Alone;
 
 /// Runs `test` on a new store in a simulation of `seed`.
 fn with_tables<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Seams, Tables) -> F) {
@@ -29,7 +30,7 @@ fn with_tables<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Seams, Table
         let open = || Arc::new(MemoryDisk::new(&media, sim.runtime())) as Arc<dyn Disk>;
         let store = harness::create(sim.runtime(), open, Plan { frames: 512, ..Plan::default() }).await;
         store.trees.create_tree(CATALOG).await.unwrap();
-        let rows = Rows::open(store.trees.clone(), &Options::default()).await.unwrap();
+        let rows = Rows::open(store.trees.clone(), &Options::default(), Arc::new(Alone)).await.unwrap();
         test(sim.runtime(), Tables::new(rows.clone())).await;
         rows.close().await;
     });

@@ -42,72 +42,123 @@ impl Default for Plan {
 pub(in crate::table) struct Store {
     pub(in crate::table) trees: Trees,
     pub(in crate::table) cache: Cache,
-    pub(in crate::table) _checkpointer: Checkpointer,
+    checkpointer: Checkpointer,
+}
+
+/// The files of a store, and what its instances, which are up one after the other, know of it.
+pub(in crate::table) struct Files {
+    paths: StoragePaths,
+    shape: Shape,
+    plan: Plan,
+    controls: Vec<Control>,
+    /// No instance's clock was higher.
+    clock: u64,
+}
+
+impl Files {
+    /// Makes the files of a store with so many redo threads, and its first pages.
+    pub(in crate::table) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Disk>, plan: Plan, threads: u16) -> Files {
+        let paths = StoragePaths {
+            redo: (1..=threads).map(|thread| PathBuf::from(format!("redo{thread}"))).collect(),
+            data: (0..plan.data_files).map(|number| PathBuf::from(format!("data{number}"))).collect(),
+        };
+        let shape = Shape {
+            cluster: ClusterId([7; 16]),
+            threads,
+            data_files: plan.data_files,
+            ring_bytes: 8 << 20,
+            data_bytes: plan.data_pages * 8192,
+            grow: plan.grow,
+            created_ms: 0,
+        };
+        Volume::create(open(), &paths, shape).await.unwrap();
+        let controls = (1..=threads).map(|thread| Control::new(ThreadId(thread))).collect();
+        let mut files = Files { paths, shape, plan, controls, clock: 1 };
+        let (cache, checkpointer) = files.start(seams, open(), ThreadId(1)).await;
+        Trees::bootstrap(cache.clone(), ThreadId(1)).await.unwrap();
+        files.stop(cache, checkpointer).await;
+        files
+    }
+
+    async fn start(&mut self, seams: Seams, disk: Arc<dyn Disk>, thread: ThreadId) -> (Cache, Checkpointer) {
+        let volume = Arc::new(Volume::open(disk.clone(), &self.paths, Access::Write(thread)).await.unwrap());
+        let file = volume.redo_file(thread).unwrap();
+        let mut control = self.controls[usize::from(thread.0) - 1].clone();
+        let writer = Writer { thread, incarnation: Incarnation(control.writer.incarnation.0 + 1), epoch: Epoch(1) };
+        (control.state, control.writer) = (ThreadState::Open, writer);
+        let control_file = ControlFile::new(disk.clone(), file, volume.tag(), thread);
+        control_file.write_both(&mut control).await.unwrap();
+        let clock = Arc::new(AtomicU64::new(self.clock));
+        let place = LogPlace {
+            disk: disk.clone(),
+            file,
+            identity: LogIdentity { cluster: volume.tag(), thread, ring_blocks: self.shape.ring_bytes / 4096 },
+            writer,
+            checkpoint: control.checkpoint,
+            start: control.checkpoint,
+            start_crc: control.end_crc,
+            fill_percent: 50,
+        };
+        let log = LogWriter::start(seams.clone(), place, self.plan.mode, Duration::from_millis(100), clock.clone());
+        let setup = CacheSetup {
+            seams,
+            volume: volume.clone(),
+            grants: Arc::new(LocalGrants),
+            frames: self.plan.frames,
+            io_depth: 32,
+            double_write: true,
+            clock,
+        };
+        let cache = Cache::new(setup);
+        cache.open_for_changes(log.clone());
+        let mut area = DoubleWrite::new(disk, file, volume.tag(), thread);
+        area.resume().await.unwrap();
+        cache.start_page_writer(area);
+        let means = Means { log_bytes: 0, part_pages: 1 };
+        let checkpointer = Checkpointer::start(CheckpointSetup {
+            cache: cache.clone(),
+            log,
+            file: control_file,
+            control,
+            interval: Duration::from_secs(5),
+            recovery_time_target: None,
+            means,
+            payload_share: 1.0,
+            on_checkpoint: None,
+        });
+        (cache, checkpointer)
+    }
+
+    async fn stop(&mut self, cache: Cache, checkpointer: Checkpointer) {
+        checkpointer.checkpoint().await.unwrap();
+        cache.stop_page_writer().await;
+        let (_, mut control) = checkpointer.stop().await;
+        let log = cache.log().unwrap();
+        (control.end, control.end_crc) = log.close().await.unwrap();
+        assert_eq!(cache.dirty().0, 0, "everything is written");
+        control.checkpoint = control.end;
+        self.clock = self.clock.max(cache.now().0);
+        let at = usize::from(log.writer().thread.0) - 1;
+        self.controls[at] = control;
+    }
+
+    /// Opens the store for `thread`.
+    pub(in crate::table) async fn open(&mut self, seams: Seams, disk: Arc<dyn Disk>, thread: ThreadId) -> Store {
+        let (cache, checkpointer) = self.start(seams, disk, thread).await;
+        let trees = Trees::open(cache.clone(), thread).await.unwrap();
+        Store { trees, cache, checkpointer }
+    }
+
+    /// Closes the store: all of it is on disk then.
+    pub(in crate::table) async fn close(&mut self, store: Store) {
+        self.stop(store.cache, store.checkpointer).await;
+    }
 }
 
 /// A new store on what `open` opens: once to make the files, once to use them.
 pub(in crate::table) async fn create(seams: Seams, open: impl Fn() -> Arc<dyn Disk>, plan: Plan) -> Store {
-    let thread = ThreadId(1);
-    let paths = StoragePaths {
-        redo: vec![PathBuf::from("redo1")],
-        data: (0..plan.data_files).map(|number| PathBuf::from(format!("data{number}"))).collect(),
-    };
-    let shape = Shape {
-        cluster: ClusterId([7; 16]),
-        threads: 1,
-        data_files: plan.data_files,
-        ring_bytes: 8 << 20,
-        data_bytes: plan.data_pages * 8192,
-        grow: plan.grow,
-        created_ms: 0,
-    };
-    Volume::create(open(), &paths, shape).await.unwrap();
-    let disk = open();
-    let volume = Arc::new(Volume::open(disk.clone(), &paths, Access::Write(thread)).await.unwrap());
-    let file = volume.redo_file(thread).unwrap();
-    let writer = Writer { thread, incarnation: Incarnation(1), epoch: Epoch(1) };
-    let mut control = Control { state: ThreadState::Open, writer, ..Control::new(thread) };
-    let control_file = ControlFile::new(disk.clone(), file, volume.tag(), thread);
-    control_file.write_both(&mut control).await.unwrap();
-    let clock = Arc::new(AtomicU64::new(1));
-    let place = LogPlace {
-        disk: disk.clone(),
-        file,
-        identity: LogIdentity { cluster: volume.tag(), thread, ring_blocks: shape.ring_bytes / 4096 },
-        writer,
-        checkpoint: control.checkpoint,
-        start: control.checkpoint,
-        start_crc: 0,
-        fill_percent: 50,
-    };
-    let log = LogWriter::start(seams.clone(), place, plan.mode, Duration::from_millis(100), clock.clone());
-    let setup = CacheSetup {
-        seams,
-        volume: volume.clone(),
-        grants: Arc::new(LocalGrants),
-        frames: plan.frames,
-        io_depth: 32,
-        double_write: true,
-        clock,
-    };
-    let cache = Cache::new(setup);
-    cache.open_for_changes(log.clone());
-    cache.start_page_writer(DoubleWrite::new(disk, file, volume.tag(), thread));
-    let means = Means { log_bytes: 0, part_pages: 1 };
-    let checkpointer = Checkpointer::start(CheckpointSetup {
-        cache: cache.clone(),
-        log,
-        file: control_file,
-        control,
-        interval: Duration::from_secs(5),
-        recovery_time_target: None,
-        means,
-        payload_share: 1.0,
-        on_checkpoint: None,
-    });
-    Trees::bootstrap(cache.clone(), thread).await.unwrap();
-    let trees = Trees::open(cache.clone(), thread).await.unwrap();
-    Store { trees, cache, _checkpointer: checkpointer }
+    let mut files = Files::create(seams.clone(), &open, plan, 1).await;
+    files.open(seams, open(), ThreadId(1)).await
 }
 
 /// Runs `test` on a new store in a simulation of `seed`.
