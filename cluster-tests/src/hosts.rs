@@ -12,6 +12,7 @@ use crate::commands::Cluster;
 use crate::fuse_disk::{Control, FuseDisk};
 use crate::netns::Network;
 use crate::regroup::program;
+use crate::waiting::wait_within;
 
 /// Longest wait for anything: a loaded machine is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -31,12 +32,8 @@ pub struct Hosts {
 /// # Panics
 /// When that takes too long.
 #[track_caller]
-pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "waited too long: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+pub fn wait_for(what: &str, holds: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, holds);
 }
 
 impl Hosts {
@@ -138,6 +135,20 @@ impl Hosts {
         let log = std::fs::read_to_string(self.cluster.path().join(format!("host-{observer}.log"))).unwrap_or_default();
         let views = log.lines().filter(|line| line.contains("view installed") && !line.contains(life));
         views.filter_map(logged_ms).find(|at| *at >= since)
+    }
+
+    /// psql on instance 1's host, asking this of instance 1; it waits for ever for an answer.
+    ///
+    /// # Panics
+    /// Instance 1 isn't open.
+    pub fn asking(&self, sql: &str) -> std::process::Command {
+        let status = self.status();
+        let address = status["instances"][0]["postgres"].as_str().expect("instance 1 serves clients");
+        let port = address.rsplit(':').next().expect("an address has a port").to_string();
+        let mut command = self.network.command(1, std::path::Path::new("psql"));
+        command.args(["-h", "127.0.0.1", "-p", &port, "-U", "regroup", "-d", "regroup", "-X", "-q", "-c", sql]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
     }
 
     /// The faulty disk under the voting files.

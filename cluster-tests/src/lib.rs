@@ -26,6 +26,7 @@ pub mod txn_load;
 pub mod txn_model;
 pub mod txn_world;
 pub mod voting;
+pub mod waiting;
 pub mod wire;
 pub mod workload;
 pub mod world;

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::endpoint::{Endpoint, Listener};
 use crate::isolation::arena::Crashable;
+use crate::waiting::wait_within;
 use crate::wire;
 
 /// How long a start may take, recovery included.
@@ -298,8 +299,8 @@ impl Regroup {
         if let Some(mut daemon) = self.daemon.take() {
             drop(daemon.child.wait());
             // Its guard is gone; the instance, which the kernel ends with it, is when nobody has its ends of these streams any more.
-            while daemon.heard.lock().ended < 2 {
-                std::thread::sleep(Duration::from_millis(1));
+            if !std::thread::panicking() {
+                wait_within(CLOSED_WITHIN, "the instance ends with its guard", || daemon.heard.lock().ended == 2);
             }
             self.past = daemon.heard.lock().log.clone();
         }

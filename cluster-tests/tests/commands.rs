@@ -7,9 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cluster_tests::commands::{Cluster, Ran, clusterctl, run};
+use cluster_tests::waiting::wait_within;
 use serde_json::Value;
 
 /// Writes to the storage of a cluster that isn't running (recovering it, if need be) with the demonstration's load until it has said that so many
@@ -41,12 +42,9 @@ fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited for a minute: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+#[track_caller]
+fn wait_for(what: &str, holds: impl FnMut() -> bool) {
+    wait_within(Duration::from_secs(60), what, holds);
 }
 
 /// Flips one bit of the byte at `at`.

@@ -1,21 +1,18 @@
 //! Guards and members on real processes of one host (issue 4, items 4, 6, 7 and 8): whoever is killed, nobody is left behind unguarded, nothing is
 //! started before the old life is dead and drained, and the others hear of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cluster_tests::commands::{Cluster, runs};
+use cluster_tests::waiting::wait_within;
 use serde_json::Value;
 
 /// Longest wait for anything: a loaded machine is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[track_caller]
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "waited too long: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+fn wait_for(what: &str, holds: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, holds);
 }
 
 /// Three members, started.

@@ -92,11 +92,21 @@ fn a_guard_and_its_instance_killed_together_are_fenced_and_come_back() {
 fn storage_cut_for_all_parks_all_and_evicts_nobody() {
     let hosts = Hosts::start(3, true);
     let before = hosts.view();
+    let mut question = hosts.asking("select 1");
+    let answered = question.status().expect("psql runs");
+    assert!(answered.success(), "it serves: {answered}");
     hosts.storage().cut();
-    std::thread::sleep(Duration::from_secs(4));
+    // Longer than the lease, the suspicion floor and everything that follows from either by default.
+    let parked_by = Duration::from_secs(2);
+    std::thread::sleep(parked_by);
+    let mut asked = question.spawn().expect("psql runs");
+    std::thread::sleep(parked_by);
+    let answered = asked.try_wait().expect("psql can be asked for");
     hosts.storage().restore();
+    assert!(answered.is_none(), "a parked instance answers nobody, but psql ended: {answered:?}\n{}", hosts.logs());
     hosts.whole();
     assert_eq!(hosts.view(), before, "{}", hosts.logs());
+    assert!(asked.wait().expect("psql ends").success(), "it is served when storage is back");
 }
 
 #[test]

@@ -173,7 +173,7 @@ impl Member {
         driver::start(setup, board).await
     }
 
-    /// Waits until this life is a member.
+    /// Waits until this life is a member, and has been shown to be one: before that its gate is closed.
     ///
     /// # Errors
     /// [`MemberError::Stopped`], [`MemberError::Link`].
@@ -182,7 +182,13 @@ impl Member {
             (self.board.joined.subscribe(), self.board.stopped.subscribe(), self.board.failed.subscribe());
         tokio::select! {
             biased;
-            Ok(standing) = joined.wait_for(Option::is_some) => Ok(standing.expect("it was waited for")),
+            standing = async {
+                let standing = joined.wait_for(Option::is_some).await.map(|standing| *standing);
+                // The first lease may come a round later than the view.
+                let mut parked = self.board.parked.subscribe();
+                drop(parked.wait_for(|parked| *parked != Some(ParkReason::Starting)).await);
+                standing
+            } => Ok(standing.ok().flatten().expect("the board has a sender, and it was waited for")),
             Ok(reason) = stopped.wait_for(Option::is_some) => Err(self.stopped_as(reason.clone().expect("it was waited for"))),
             Ok(why) = failed.wait_for(Option::is_some) => Err(MemberError::Link(why.clone().expect("it was waited for"))),
         }
