@@ -202,7 +202,14 @@ impl CacheShared {
     }
 
     /// Puts what was read of a granted page into its frame. False when it was given away meanwhile: then nothing is known of what was read.
-    pub(crate) fn put_read(&self, page: PageId, pin: &Pin, mut bytes: Buffer, load: Load, read: Result<(), CacheError>) -> Result<bool, CacheError> {
+    pub(crate) fn put_read(
+        &self,
+        page: PageId,
+        pin: &Pin,
+        mut bytes: Buffer,
+        load: Load,
+        read: Result<(), CacheError>,
+    ) -> Result<bool, CacheError> {
         let frame = &self.frames[pin.frame as usize];
         let mut body = frame.body.write();
         let granted = std::mem::take(&mut body.granted);

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Cache, CacheShared};
 use super::frame::{Body, Frame, Pin};
 use super::grants::Mode;
 use super::wait::CacheError;
+use super::{Cache, CacheShared};
 use crate::base::PageId;
 use crate::disk::Buffer;
 

@@ -71,7 +71,7 @@ impl Entry {
 
     /// Whether there is nothing to remember.
     pub(super) fn is_idle(&self) -> bool {
-        self.holders.is_empty() && self.images.is_empty() && self.queue.is_empty() && !self.parked && !self.adrift
+        self.holders.is_empty() && self.images.is_empty() && self.queue.is_empty() && self.serving.is_none() && !self.parked && !self.adrift
     }
 
     /// Requests that wait, the one being served included.
@@ -95,7 +95,7 @@ impl Entry {
             Said::Received { ask, sender, version, unwritten, image } => {
                 self.received(resource, (from, ask), sender, version, (unwritten, image), orders);
             }
-            Said::Yielded { mode, image } => self.yielded(resource, from, mode, image, orders),
+            Said::Yielded { mode, version, owner, image } => self.yielded(resource, (from, mode), version, (owner, image), orders),
             Said::Release => self.released(from),
             Said::Written { version } => self.was_written(resource, from, version, orders),
             Said::WriteWanted => self.write_wanted(resource, from, orders),
@@ -103,11 +103,27 @@ impl Entry {
             Said::Grant { .. } | Said::Yield { .. } | Said::Notice { .. } | Said::Write | Said::Reinstate => {}
         }
         self.serve(resource, orders);
+        self.appoint(resource, orders);
         self.tell_current(resource, orders);
         let owing = self.owing().filter(|owing| self.write_wanted && self.serving.is_none() && self.told != Some(*owing));
         if let Some(owing) = owing {
             self.told = Some(owing);
             orders.push((owing, resource, Said::Write));
+        }
+    }
+
+    /// Finds an owner for what is adrift and nobody waits for: the last owner gave it up for a change that never was, or obeyed a notification of an earlier master.
+    fn appoint(&mut self, resource: Resource, orders: &mut Orders) {
+        if !self.adrift || self.serving.is_some() || self.parked {
+            return;
+        }
+        if let Some(holder) = self.unaware.keys().next().copied() {
+            // Its copy is as new as any.
+            self.unaware.remove(&holder);
+            (self.owner, self.adrift) = (Some(holder), false);
+            orders.push((holder, resource, Said::Reinstate));
+        } else if self.holders.is_empty() {
+            self.reinstate(resource, orders);
         }
     }
 
@@ -262,30 +278,41 @@ impl Entry {
     /// The newest past image becomes the current copy: nobody has a newer one, and the home is older.
     pub(super) fn reinstate(&mut self, resource: Resource, orders: &mut Orders) {
         self.adrift = false;
-        let Some((holder, _)) = self.images.iter().max_by_key(|(_, version)| **version).map(|(id, version)| (*id, *version)) else { return };
+        let Some((holder, _)) = self.images.iter().max_by_key(|(_, version)| **version).map(|(id, version)| (*id, *version)) else {
+            return;
+        };
         self.images.remove(&holder);
         self.holders.insert(holder, Holding { mode: Mode::Exclusive, ask: Ask::NONE });
         self.owner = Some(holder);
         orders.push((holder, resource, Said::Reinstate));
     }
 
-    fn yielded(&mut self, resource: Resource, from: ThreadId, mode: Mode, image: Option<Scn>, orders: &mut Orders) {
-        match mode {
-            Mode::None => drop(self.holders.remove(&from)),
-            mode => {
-                if let Some(held) = self.holders.get_mut(&from) {
-                    held.mode = mode;
+    fn yielded(
+        &mut self,
+        resource: Resource,
+        (from, mode): (ThreadId, Mode),
+        version: Scn,
+        (owner, image): (bool, bool),
+        orders: &mut Orders,
+    ) {
+        let owes = owner && version > self.written;
+        if mode > Mode::None {
+            if let Some(held) = self.holders.get_mut(&from) {
+                held.mode = mode;
+                self.version = version;
+                if self.owner == Some(from) || owes {
+                    self.owner = Some(from).filter(|_| owes);
                 }
             }
-        }
-        if mode == Mode::None {
+        } else {
+            self.holders.remove(&from);
             self.unaware.remove(&from);
-            if let Some(version) = image {
-                self.adrift |= version > self.written;
-                self.keep_image(resource, from, version, orders);
-            }
             if self.owner == Some(from) {
                 self.owner = None;
+            }
+            if image {
+                self.adrift |= version > self.written;
+                self.keep_image(resource, from, version, orders);
             }
         }
         self.has_answered(from);
@@ -369,20 +396,17 @@ impl Entry {
         let contradiction = exclusive.is_some() && entry.holders.len() > 1;
         let lost = items.iter().any(|(_, item)| item.lost);
         entry.parked = contradiction || exclusive.is_none() && (doubt || lost);
+        let yielding: BTreeSet<ThreadId> = items.iter().filter(|(_, item)| item.yielding).map(|(id, _)| *id).collect();
+        if !yielding.is_empty() {
+            entry.serving = Some(Serving::Yields(yielding));
+        }
         if entry.parked || entry.owing().is_some() {
             return entry;
         }
-        if let Some(holder) = entry.unaware.keys().next().copied() {
-            // The last owner gave its copy up for somebody's change that never was; this one is as new.
-            entry.unaware.remove(&holder);
-            entry.owner = Some(holder);
-            orders.push((holder, resource, Said::Reinstate));
-        } else if items.iter().any(|(_, item)| item.refused) {
-            entry.reinstate(resource, orders);
-        } else {
-            // Whoever took over the write has written, and has gone: the word of that was lost with the old master.
-            entry.tell_current(resource, orders);
-        }
+        entry.adrift = !entry.unaware.is_empty() || items.iter().any(|(_, item)| item.refused);
+        entry.appoint(resource, orders);
+        // Whoever took over the write else has written, and has gone: the word of that was lost with the old master.
+        entry.tell_current(resource, orders);
         entry
     }
 

@@ -119,7 +119,7 @@ impl Held {
     }
 }
 
-/// A master's question that waits until yields under way are over.
+/// A master's question that waits until copies under way have been judged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Question {
     master: ThreadId,
@@ -128,7 +128,6 @@ struct Question {
 }
 
 /// All that this instance has.
-#[derive(Debug)]
 pub(super) struct Holder {
     /// In order, so that what is declared is the same in every run.
     held: BTreeMap<Resource, Held>,
@@ -206,19 +205,19 @@ impl Holder {
 
     /// The cache has obeyed a notification; nothing when it had nothing.
     pub(super) fn yielded(&mut self, resource: Resource, result: Option<Yielded>, effects: &mut Effects) {
-        let current = self.since[resource.slot()];
+        let slot = resource.slot();
+        let (current, asked) = (self.since[slot], self.questions.iter().any(|question| question.slots.has(slot)));
         let Some(held) = self.held.get_mut(&resource) else { return };
         let Some(Yielding { to, receiver, since }) = held.yields.pop_front() else { return };
-        // A new master hears it by the declaration, which waits for this.
-        let is_told = since == current;
+        // Ordered by a master of before, which is none any more: a copy would be void. The present one hears what is left, here or by the declaration.
+        let (ordered, told) = (since == current, !asked);
         let Some(Yielded { version, dirty, image }) = result else {
             (held.mode, held.owner, held.unwritten) = (Mode::None, false, false);
             held.yields.clear();
-            if is_told {
+            if told {
                 effects.push(Effect::Say(resource, Said::Release));
             }
-            self.tidy(resource);
-            return self.answer(effects);
+            return self.tidy(resource);
         };
         let unwritten = dirty || held.unwritten;
         held.mode = held.mode.min(to);
@@ -230,18 +229,28 @@ impl Holder {
             held.owner = dirty;
         }
         match receiver {
-            Some(Receiver { id, ask, mode }) => {
+            Some(Receiver { id, ask, mode }) if ordered => {
                 held.sent = Some(Sent { to: id, ask, fate: Fate::Unknown });
                 effects.push(Effect::Send(id, Block { resource, since, ask, mode, version, unwritten, image }));
             }
-            None if is_told => effects.push(Effect::Say(resource, Said::Yielded { mode: held.mode, image: held.image })),
-            None => {}
+            _ => {
+                if !ordered && held.image.is_some() {
+                    held.sent = Some(Sent { to: ThreadId(0), ask: Ask::NONE, fate: Fate::Refused });
+                }
+                if told {
+                    let said = Said::Yielded { mode: held.mode, version, owner: held.owner, image: held.image.is_some() };
+                    effects.push(Effect::Say(resource, said));
+                }
+            }
+        }
+        if held.mode == Mode::None {
+            // What else was ordered of this grant is answered with that.
+            held.yields.clear();
         }
         if let Some(next) = held.yields.front() {
             effects.push(Effect::Yield { resource, to: next.to, copy: next.receiver.is_some() });
         }
         self.tidy(resource);
-        self.answer(effects);
     }
 
     /// What became of a copy that was sent.
@@ -330,7 +339,12 @@ impl Holder {
                 effects.push(Effect::Reinstate { resource });
             }
             // What holders say to masters.
-            Said::Request { .. } | Said::Received { .. } | Said::Yielded { .. } | Said::Release | Said::Written { .. } | Said::WriteWanted => {}
+            Said::Request { .. }
+            | Said::Received { .. }
+            | Said::Yielded { .. }
+            | Said::Release
+            | Said::Written { .. }
+            | Said::WriteWanted => {}
         }
     }
 
@@ -385,10 +399,11 @@ impl Holder {
         self.answer(effects);
     }
 
-    /// Answers questions whose slots have no yield and no copy under way any more.
+    /// Answers questions whose slots have no copy under way any more. A notification under way is not waited for: it may wait for an operation that holds its page
+    /// while it waits for one of these very slots; when it is obeyed, the new master is told.
     fn answer(&mut self, effects: &mut Effects) {
         for question in std::mem::take(&mut self.questions) {
-            let under_way = |held: &Held| !held.yields.is_empty() || held.sent.is_some_and(|sent| sent.fate == Fate::Unknown);
+            let under_way = |held: &Held| held.sent.is_some_and(|sent| sent.fate == Fate::Unknown);
             if self.held.iter().any(|(resource, held)| question.slots.has(resource.slot()) && under_way(held)) {
                 self.questions.push(question);
                 continue;
@@ -399,16 +414,17 @@ impl Holder {
         }
     }
 
-    /// What there is of `slots`; nothing is under way there.
+    /// What there is of `slots`; no copy is under way there.
     fn declare(&mut self, slots: &SlotSet) -> Vec<Declared> {
         let mut items = Vec::new();
         for (resource, held) in self.held.iter_mut().filter(|(resource, _)| slots.has(resource.slot())) {
             // Kept until it is reinstated, written or granted anew: this master, too, may lose the slot before it does anything about it.
             let fate = held.sent.map(|sent| sent.fate);
-            let Held { mode, ask, owner, unwritten, version, image, .. } = *held;
+            let (Held { mode, ask, owner, unwritten, version, image, .. }, yielding) = (&*held, !held.yields.is_empty());
+            let (mode, ask, owner, unwritten, version, image) = (*mode, *ask, *owner, *unwritten, *version, *image);
             let (refused, lost) = (fate == Some(Fate::Refused) && image.is_some(), fate == Some(Fate::Lost));
-            if mode > Mode::None || image.is_some() || lost {
-                items.push(Declared { resource: *resource, mode, ask, owner, unwritten, version, image, refused, lost });
+            if mode > Mode::None || yielding || image.is_some() || lost {
+                items.push(Declared { resource: *resource, mode, ask, owner, unwritten, version, image, yielding, refused, lost });
             }
         }
         self.held.retain(|_, held| !held.is_nothing());

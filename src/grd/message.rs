@@ -113,8 +113,12 @@ pub enum Said {
     Yielded {
         /// What is left.
         mode: Mode,
-        /// The version of the past image that is kept.
-        image: Option<Scn>,
+        /// The version of what was held.
+        version: Scn,
+        /// The write of what is left is owed here.
+        owner: bool,
+        /// A past image is kept.
+        image: bool,
     },
     /// Holder to master: nothing is left, and the home is current.
     Release,
@@ -154,6 +158,8 @@ pub struct Declared {
     pub version: Scn,
     /// Version of the past image.
     pub image: Option<Scn>,
+    /// A notification of an earlier master is being obeyed: its end is told.
+    pub yielding: bool,
     /// The image went to a requester who didn't take it any more: it is the current copy.
     pub refused: bool,
     /// A copy went to an instance that isn't a member any more; whether it took it, nobody knows.

@@ -149,7 +149,6 @@ pub struct GrdStatus {
 }
 
 /// One instance's part of the directory.
-#[derive(Debug)]
 pub struct Grd {
     me: ThreadId,
     view: Membership,
@@ -168,12 +167,8 @@ pub struct Grd {
 impl Grd {
     /// Instance `me`, before its first view.
     pub fn new(me: ThreadId) -> Grd {
-        let view = Membership {
-            epoch: Epoch(0),
-            members: BTreeSet::new(),
-            masters: Arc::new([ThreadId(0); SLOTS]),
-            put_out: BTreeSet::new(),
-        };
+        let view =
+            Membership { epoch: Epoch(0), members: BTreeSet::new(), masters: Arc::new([ThreadId(0); SLOTS]), put_out: BTreeSet::new() };
         Grd {
             me,
             view,

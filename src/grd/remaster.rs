@@ -13,7 +13,6 @@ use super::{Grd, Mastered, Membership, Output};
 use crate::base::{Epoch, ThreadId};
 
 /// Slots whose entries are being built.
-#[derive(Debug)]
 pub(super) struct Rebuild {
     since: Epoch,
     slots: SlotSet,
@@ -131,7 +130,9 @@ impl Grd {
 
     /// A part of what `from` has.
     pub(super) fn declared(&mut self, from: ThreadId, since: Epoch, items: Vec<Declared>, last: bool, out: &mut Vec<Output>) {
-        let Some(rebuild) = self.rebuilds.iter_mut().find(|rebuild| rebuild.since == since && rebuild.waiting.contains(&from)) else { return };
+        let Some(rebuild) = self.rebuilds.iter_mut().find(|rebuild| rebuild.since == since && rebuild.waiting.contains(&from)) else {
+            return;
+        };
         rebuild.items.extend(items.into_iter().map(|item| (from, item)));
         if last {
             rebuild.waiting.remove(&from);

@@ -73,7 +73,8 @@ impl Session {
 
     fn batches(&mut self, from: u64, most: usize, now: Now) -> Vec<Batch> {
         let (acknowledged, Now { clock, durable }) = (self.taken, now);
-        let batch = |kept: &Kept| Batch { number: kept.number, acknowledged, epoch: kept.epoch, clock, durable, messages: kept.messages.clone() };
+        let batch =
+            |kept: &Kept| Batch { number: kept.number, acknowledged, epoch: kept.epoch, clock, durable, messages: kept.messages.clone() };
         let batches: Vec<Batch> = self.kept.iter().filter(|kept| kept.number >= from).take(most).map(batch).collect();
         if !batches.is_empty() {
             self.owes = false;

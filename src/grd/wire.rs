@@ -87,6 +87,7 @@ struct DeclaredItem {
     owner: bool,
     unwritten: bool,
     image: bool,
+    yielding: bool,
     refused: bool,
     lost: bool,
     name: u64,
@@ -159,8 +160,8 @@ fn item(target: Resource, since: Epoch, said: Said) -> Item {
         Said::Received { ask, sender, version, unwritten, image } => {
             Item { kind: 4, ask: ask.0, id: sender.0, version: version.0, unwritten, image, ..base }
         }
-        Said::Yielded { mode, image } => {
-            Item { kind: 5, mode: mode as u8, image: image.is_some(), version: image.unwrap_or_default().0, ..base }
+        Said::Yielded { mode, version, owner, image } => {
+            Item { kind: 5, mode: mode as u8, version: version.0, unwritten: owner, image, ..base }
         }
         Said::Release => Item { kind: 6, ..base },
         Said::Written { version } => Item { kind: 7, version: version.0, ..base },
@@ -191,7 +192,7 @@ fn said(item: &Item) -> Result<Said, WireFault> {
             Said::Yield { of: ask, to: mode(item.mode)?, receiver: item.receiver.then(to).transpose()? }
         }
         4 => Said::Received { ask, sender: instance(item.id)?, version, unwritten: item.unwritten, image: item.image },
-        5 => Said::Yielded { mode: mode(item.mode)?, image: item.image.then_some(version) },
+        5 => Said::Yielded { mode: mode(item.mode)?, version, owner: item.unwritten, image: item.image },
         6 => Said::Release,
         7 => Said::Written { version },
         8 => Said::Notice { version },
@@ -203,10 +204,23 @@ fn said(item: &Item) -> Result<Said, WireFault> {
 }
 
 fn declared_item(declared: &Declared) -> DeclaredItem {
-    let Declared { resource, mode, ask, owner, unwritten, version, image, refused, lost } = *declared;
+    let Declared { resource, mode, ask, owner, unwritten, version, image, yielding, refused, lost } = *declared;
     let (enqueue, name) = name_of(resource);
     let image_version = image.unwrap_or_default().0;
-    DeclaredItem { enqueue, mode: mode as u8, owner, unwritten, image: image.is_some(), refused, lost, name, ask: ask.0, version: version.0, image_version }
+    DeclaredItem {
+        enqueue,
+        mode: mode as u8,
+        owner,
+        unwritten,
+        image: image.is_some(),
+        yielding,
+        refused,
+        lost,
+        name,
+        ask: ask.0,
+        version: version.0,
+        image_version,
+    }
 }
 
 fn declared(item: &DeclaredItem) -> Result<Declared, WireFault> {
@@ -219,6 +233,7 @@ fn declared(item: &DeclaredItem) -> Result<Declared, WireFault> {
         unwritten: item.unwritten,
         version: Scn(number("version", item.version)?),
         image: item.image.then_some(image_version),
+        yielding: item.yielding,
         refused: item.refused,
         lost: item.lost,
     })
@@ -236,11 +251,9 @@ fn part(message: &Message) -> Part {
 
 fn message(part: &Part) -> Result<Message, WireFault> {
     Ok(match part {
-        Part::Of(item) => Message::Of {
-            resource: resource(item.enqueue, item.name)?,
-            since: Epoch(number("epoch", item.since)?),
-            said: said(item)?,
-        },
+        Part::Of(item) => {
+            Message::Of { resource: resource(item.enqueue, item.name)?, since: Epoch(number("epoch", item.since)?), said: said(item)? }
+        }
         Part::Declare { since, words, rebuild } => {
             Message::Declare { since: Epoch(number("epoch", *since)?), slots: SlotSet::from_words(*words), rebuild: *rebuild }
         }
@@ -411,7 +424,7 @@ mod tests {
             Said::Yield { of: ask, to: Mode::None, receiver },
             Said::Yield { of: ask, to: Mode::Shared, receiver: None },
             Said::Received { ask, sender: id, version, unwritten: one, image: two },
-            Said::Yielded { mode: Mode::None, image: one.then_some(version) },
+            Said::Yielded { mode: Mode::None, version, owner: two, image: one },
             Said::Release,
             Said::Written { version },
             Said::Notice { version },
@@ -433,6 +446,7 @@ mod tests {
             unwritten: two,
             version,
             image: two.then_some(version),
+            yielding: two,
             refused: one,
             lost: two,
         };

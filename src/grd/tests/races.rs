@@ -114,7 +114,10 @@ fn a_source_that_evicts_after_sending_has_sent() {
     table.deliver(2, 1);
     table.deliver(3, 1);
     let rest = table.deliver_all();
-    assert!(rest.iter().any(|(who, output)| (who, output) == (&id(3), &Output::Yield { resource: PAGE, to: Mode::Shared, copy: true })), "{rest:?}");
+    assert!(
+        rest.iter().any(|(who, output)| (who, output) == (&id(3), &Output::Yield { resource: PAGE, to: Mode::Shared, copy: true })),
+        "{rest:?}"
+    );
 }
 
 /// Copies don't come by the master's session. One came from another holder before an old notification did, and what it granted was taken down by that.
@@ -129,7 +132,8 @@ fn an_old_notification_does_not_take_a_newer_grant() {
     table.ask(2, Mode::Exclusive);
     table.deliver(2, 1);
     table.deliver(2, 1);
-    let late = table.wire.iter().position(|(_, to, _, message)| *to == id(2) && matches!(message, Message::Of { said: Said::Yield { .. }, .. }));
+    let late =
+        table.wire.iter().position(|(_, to, _, message)| *to == id(2) && matches!(message, Message::Of { said: Said::Yield { .. }, .. }));
     let late = table.wire.remove(late.expect("the old notification"));
     // 3 has it from disk, and gives it to 2.
     assert_eq!(table.deliver(1, 3), [granted(Mode::Exclusive, Source::Disk, false)]);
@@ -199,8 +203,8 @@ fn one_notification_ends_before_the_page_is_granted_again() {
     assert_eq!(table.deliver_all(), [], "3 waits for 2's answer");
     assert_eq!(table.step(id(2), Input::Yielded(PAGE, None)), []);
     let done = table.deliver_all();
-    assert_eq!(done, [
-        (id(3), granted(Mode::Exclusive, Source::Disk, false)),
-        (id(3), Output::Yield { resource: PAGE, to: Mode::Shared, copy: true }),
-    ]);
+    assert_eq!(
+        done,
+        [(id(3), granted(Mode::Exclusive, Source::Disk, false)), (id(3), Output::Yield { resource: PAGE, to: Mode::Shared, copy: true }),]
+    );
 }

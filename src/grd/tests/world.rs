@@ -39,6 +39,8 @@ pub(super) struct Node {
     pub(super) frames: BTreeMap<Resource, Frame>,
     loads: BTreeMap<Resource, Load>,
     yields: Vec<(Resource, Mode, bool)>,
+    /// Pages that a patient operation holds while it waits for a higher one.
+    holds: Vec<(Resource, Resource)>,
     /// Views that it has yet to install.
     views: VecDeque<Membership>,
     pub(super) leaving: bool,
@@ -103,12 +105,8 @@ fn masters(members: &BTreeSet<ThreadId>, old: &[ThreadId; SLOTS]) -> Arc<[Thread
 impl World {
     pub(super) fn new(seed: u64, members: u16, pages: u64) -> World {
         let resources = (0..pages).map(|index| Resource::Page(PageId::new(0, index * 16))).collect();
-        let view = Membership {
-            epoch: Epoch(0),
-            members: BTreeSet::new(),
-            masters: Arc::new([ThreadId(0); SLOTS]),
-            put_out: BTreeSet::new(),
-        };
+        let view =
+            Membership { epoch: Epoch(0), members: BTreeSet::new(), masters: Arc::new([ThreadId(0); SLOTS]), put_out: BTreeSet::new() };
         let mut world = World {
             random: Random::new(seed),
             nodes: BTreeMap::new(),
@@ -264,7 +262,14 @@ impl World {
         assert_eq!(version, latest, "{id} got an old version of {resource}");
         // A past image that comes back keeps its log position: so its frame stays as it was for the checkpoint, which is not modelled.
         let owes = mode == Mode::Exclusive && (unwritten || frame.duty);
-        *frame = Frame { mode, version, duty: owes || frame.duty && mode == Mode::Shared && source == Source::Own, unwritten: unwritten && mode == Mode::Shared, image: false, writing: frame.writing };
+        *frame = Frame {
+            mode,
+            version,
+            duty: owes || frame.duty && mode == Mode::Shared && source == Source::Own,
+            unwritten: unwritten && mode == Mode::Shared,
+            image: false,
+            writing: frame.writing,
+        };
         node.loads.remove(&resource);
     }
 
@@ -329,7 +334,9 @@ impl World {
         }
         let at = self.random.index(self.flights.len());
         let flight = self.flights[at];
-        let Some(verdict) = self.nodes.contains_key(&flight.to).then(|| self.input(flight.to, Input::Arrived(flight.from, flight.block))).flatten() else {
+        let Some(verdict) =
+            self.nodes.contains_key(&flight.to).then(|| self.input(flight.to, Input::Arrived(flight.from, flight.block))).flatten()
+        else {
             drop(self.flights.swap_remove(at));
             return;
         };
@@ -360,7 +367,12 @@ impl World {
         if matches!(node.loads.get(&resource), Some(Load::Reading(_))) {
             return;
         }
+        let loads = &node.loads;
+        node.holds.retain(|(_, wanted)| loads.contains_key(wanted));
         let frame = node.frames.get(&resource).copied().filter(|frame| frame.mode > Mode::None);
+        if frame.is_some_and(|frame| frame.mode > to) && node.holds.iter().any(|(held, _)| *held == resource) {
+            return;
+        }
         if to == Mode::None && frame.is_some_and(|frame| frame.writing.is_some()) {
             return;
         }
@@ -428,7 +440,8 @@ impl World {
             if all || self.random.chance(0.3) {
                 self.input(id, Input::WriteWanted(resource));
             }
-        } else if !frame.duty && frame.mode > Mode::None && !node.loads.contains_key(&resource) && (node.leaving || self.random.chance(0.3)) {
+        } else if !frame.duty && frame.mode > Mode::None && !node.loads.contains_key(&resource) && (node.leaving || self.random.chance(0.3))
+        {
             node.frames.remove(&resource);
             self.input(id, Input::Released(resource));
         }
@@ -436,6 +449,7 @@ impl World {
 
     fn use_page(&mut self, id: ThreadId, resource: Resource) {
         let mode = if self.random.chance(0.5) { Mode::Shared } else { Mode::Exclusive };
+        let patient = self.random.chance(0.3);
         let node = self.nodes.get_mut(&id).expect("a living instance");
         if node.loads.contains_key(&resource) {
             return;
@@ -443,6 +457,8 @@ impl World {
         let frame = node.frames.get(&resource).copied().unwrap_or_default();
         if frame.mode < mode {
             node.loads.insert(resource, Load::Asked(mode));
+            let lower = node.frames.iter().find(|(other, frame)| **other < resource && frame.mode > Mode::None).map(|(other, _)| *other);
+            node.holds.extend(lower.filter(|_| patient).map(|lower| (lower, resource)));
             self.input(id, Input::Acquire { resource, mode, have: frame.mode > Mode::None });
             return;
         }
@@ -466,7 +482,12 @@ impl World {
             for (id, node) in &self.nodes {
                 let grd = node.grd.as_ref().expect("it lives");
                 let Some(frame) = node.frames.get(resource) else { continue };
-                assert!(frame.mode <= grd.mode(*resource), "{id} uses {resource} in {:?}, granted is {:?}", frame.mode, grd.mode(*resource));
+                assert!(
+                    frame.mode <= grd.mode(*resource),
+                    "{id} uses {resource} in {:?}, granted is {:?}",
+                    frame.mode,
+                    grd.mode(*resource)
+                );
                 exclusive += u32::from(frame.mode == Mode::Exclusive);
                 shared += u32::from(frame.mode == Mode::Shared);
                 writers += u32::from(frame.writing.is_some());
@@ -477,11 +498,21 @@ impl World {
             if self.deaths == 0 {
                 let home = self.disk.get(resource).copied().unwrap_or(0);
                 assert_eq!(newest.max(home), latest, "the newest version of {resource} is nowhere any more");
-                let owned = self.nodes.values().filter_map(|node| node.frames.get(resource)).any(|frame| frame.duty || frame.image || frame.unwritten);
+                let owned = self
+                    .nodes
+                    .values()
+                    .filter_map(|node| node.frames.get(resource))
+                    .any(|frame| frame.duty || frame.image || frame.unwritten);
                 assert!(home == latest || owned, "nobody remembers that {resource} must be written");
             }
         }
-        self.counts.parked = self.nodes.values().filter_map(|node| node.grd.as_ref()).map(|grd| grd.status().parked as u64).sum::<u64>().max(self.counts.parked);
+        self.counts.parked = self
+            .nodes
+            .values()
+            .filter_map(|node| node.grd.as_ref())
+            .map(|grd| grd.status().parked as u64)
+            .sum::<u64>()
+            .max(self.counts.parked);
     }
 
     /// Lets everything end. Panics when something doesn't.
@@ -503,7 +534,14 @@ impl World {
     pub(super) fn describe(&self) -> String {
         let mut text = String::new();
         for (id, node) in &self.nodes {
-            text += &format!("\n{id}: {:?} {:?} loads {:?} yields {:?} frames {:?}", node.grd.as_ref().map(Grd::status), node.grd.as_ref().map(|g| g.entries.clone()), node.loads, node.yields, node.frames);
+            text += &format!(
+                "\n{id}: {:?} {:?} loads {:?} yields {:?} frames {:?}",
+                node.grd.as_ref().map(Grd::status),
+                node.grd.as_ref().map(|g| g.entries.clone()),
+                node.loads,
+                node.yields,
+                node.frames
+            );
         }
         text + "\n" + &self.trace.join("\n")
     }

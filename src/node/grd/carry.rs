@@ -146,6 +146,7 @@ async fn yield_page(shared: &Arc<Shared>, cache: &Cache, page: PageId, to: Mode,
 /// Sends a copy until its receiver has judged it, or is no member any more.
 pub(super) fn send_copy(shared: &Arc<Shared>, to: ThreadId, block: Block, page: &Buffer) {
     debug_assert_eq!(page.len(), PAGE_SIZE);
+    shared.given.fetch_add(1, Ordering::Relaxed);
     let (shared, page) = (shared.clone(), page[..].to_vec());
     let seams = shared.seams.clone();
     let task = async move {

@@ -100,6 +100,8 @@ struct Shared {
     closing: AtomicBool,
     /// Transfers that could not be used, and batches that could not be read.
     refused: AtomicU64,
+    /// Copies given away.
+    given: AtomicU64,
 }
 
 /// What a step leaves to its caller.
@@ -131,6 +133,7 @@ impl Directory {
             queued: Notify::new(),
             closing: AtomicBool::new(false),
             refused: AtomicU64::new(0),
+            given: AtomicU64::new(0),
         });
         carry::start(&shared);
         Directory { shared }
@@ -186,15 +189,14 @@ impl Directory {
         state.sides.values().map(|side| side.session.unacknowledged()).sum::<usize>() + state.waiting.len() + state.effects.len()
     }
 
-    #[cfg(test)]
-    fn describe(&self) -> String {
-        let state = self.shared.state.lock();
-        format!("{:?}; waiting {:?}; acting {}, {} effects", state.grd, state.waiting.keys(), state.acting, state.effects.len())
-    }
-
     /// Frames of members that could not be read or used.
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
+    }
+
+    /// Copies of pages that this instance has given to others.
+    pub fn given(&self) -> u64 {
+        self.shared.given.load(Ordering::Relaxed)
     }
 
     /// Stops listening and lets go of the cache.

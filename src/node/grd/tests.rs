@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -70,7 +70,8 @@ impl Cluster {
             threads: most,
             data_files: 1,
             ring_bytes: 8 << 20,
-            data_bytes: 4096 * 8192 * u64::from(most + 1),
+            // Two tasks of an instance may each claim a group at first.
+            data_bytes: 4096 * 8192 * u64::from(4 * most),
             grow: false,
             created_ms: 0,
         };
@@ -126,7 +127,8 @@ impl Cluster {
         let storage = self.sim.run(async {
             let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(&media, seams.clone()));
             let volume = Volume::open(disk, &paths(most), Access::Write(id)).await.unwrap();
-            let opening = OpeningVolume { seams: seams.clone(), volume, thread: id, options: options(), on_progress: None, on_checkpoint: None };
+            let opening =
+                OpeningVolume { seams: seams.clone(), volume, thread: id, options: options(), on_progress: None, on_checkpoint: None };
             Storage::open_part(opening, Life { incarnation: life, epoch }, part).await.unwrap()
         });
         directory.attach(storage.cache());
@@ -156,38 +158,41 @@ impl Cluster {
         self.change_view(|view| drop(view.members.remove(&id)));
     }
 
-    /// Starts `tasks` tasks on every instance that change and read the tree, `rounds` times each; `stop` counts them down.
+    /// Starts `tasks` tasks on every instance that change and read the tree, `rounds` times each; the result counts those that haven't ended.
     fn work(&self, seed: u64, tasks: u64, rounds: u64, keys: u64) -> Arc<AtomicU64> {
         let running = Arc::new(AtomicU64::new(0));
-        for instance in self.instances.values() {
-            for task in 0..tasks {
-                running.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-                let (trees, history, running) = (instance.trees.clone(), self.history.clone(), running.clone());
-                let mut random = Random::new(seed ^ (u64::from(instance.id.0) << 32) ^ task);
-                let seams = instance.process.seams();
-                let pause = seams.clone();
-                seams.spawn(
-                    "worker",
-                    Box::pin(async move {
-                        for _ in 0..rounds {
-                            one(&trees, &history, &mut random, keys).await;
-                            if random.chance(0.3) {
-                                pause.sleep(Duration::from_micros(random.below(500))).await;
-                            }
-                        }
-                        running.fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
-                    }),
-                );
-            }
+        for id in self.instances.keys() {
+            self.work_on(*id, &running, seed, (tasks, rounds, keys));
         }
         running
+    }
+
+    fn work_on(&self, id: ThreadId, running: &Arc<AtomicU64>, seed: u64, (tasks, rounds, keys): (u64, u64, u64)) {
+        let instance = &self.instances[&id];
+        for task in 0..tasks {
+            running.fetch_add(1, Ordering::AcqRel);
+            let (trees, history, running) = (instance.trees.clone(), self.history.clone(), running.clone());
+            let mut random = Random::new(seed ^ (u64::from(instance.id.0) << 32) ^ task);
+            let seams = instance.process.seams();
+            let pause = seams.clone();
+            let work = async move {
+                for _ in 0..rounds {
+                    one(&trees, &history, &mut random, keys).await;
+                    if random.chance(0.3) {
+                        pause.sleep(Duration::from_micros(random.below(500))).await;
+                    }
+                }
+                running.fetch_sub(1, Ordering::AcqRel);
+            };
+            seams.spawn("worker", Box::pin(work));
+        }
     }
 
     fn wait(&self, running: &AtomicU64) {
         let seams = self.sim.runtime();
         let done = self.sim.run(async {
             for _ in 0..6000 {
-                if running.load(std::sync::atomic::Ordering::Acquire) == 0 {
+                if running.load(Ordering::Acquire) == 0 {
                     return true;
                 }
                 seams.sleep(Duration::from_millis(10)).await;
@@ -200,7 +205,7 @@ impl Cluster {
     fn describe(&self) -> String {
         let one = |instance: &Instance| {
             let (dirty, _) = instance.storage.cache().dirty();
-            format!("{}: {:?}, {} unfinished, {dirty} dirty\n{}\n", instance.id, instance.directory.status(), instance.directory.unfinished(), instance.directory.describe())
+            format!("{}: {:?}, {} unfinished, {dirty} dirty\n", instance.id, instance.directory.status(), instance.directory.unfinished())
         };
         self.instances.values().map(one).collect()
     }
@@ -215,7 +220,10 @@ impl Cluster {
             }
         }
         for instance in self.instances.values() {
-            let found = self.sim.run(instance.trees.range(TREE, (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), Direction::Up, usize::MAX)).unwrap();
+            let found = self
+                .sim
+                .run(instance.trees.range(TREE, (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), Direction::Up, usize::MAX))
+                .unwrap();
             let found: BTreeMap<Vec<u8>, Vec<u8>> = found.into_iter().collect();
             let wrong: Vec<_> = expected.iter().filter(|(key, value)| found.get(*key) != Some(value)).take(3).collect();
             assert!(found == expected, "{}: {} keys, {} expected; first wrong: {wrong:?}", instance.id, found.len(), expected.len());
@@ -265,20 +273,53 @@ fn faults(seed: u64) -> Faults {
 
 #[test]
 fn instances_change_one_tree_at_once() {
+    let mut given = 0;
     for seed in seeds() {
         eprintln!("REGROUP_SEED={seed} replays this");
         let instances = 2 + (seed % 3) as u16;
         let mut cluster = Cluster::new(seed, instances);
         cluster.network.set_faults(faults(seed));
         (1..=instances).for_each(|number| cluster.join(number));
-        let running = cluster.work(seed, 3, 40, 400);
+        // Few keys: everybody wants the same leaves. Many: trees grow and split.
+        let keys = if seed % 2 == 0 { 8 } else { 600 };
+        let running = cluster.work(seed, 3, 40, keys);
         cluster.wait(&running);
         cluster.check();
+        given += cluster.instances.values().map(|instance| instance.directory.given()).sum::<u64>();
         // One after the other leaves; the last one has everything.
         for number in 1..instances {
             cluster.leave(number);
             cluster.check();
         }
         cluster.leave(instances);
+    }
+    assert!(given > 0, "no page went from one instance to another");
+}
+
+#[test]
+fn instances_join_and_leave_while_others_work() {
+    for seed in seeds() {
+        eprintln!("REGROUP_SEED={seed} replays this");
+        let mut cluster = Cluster::new(seed, 4);
+        cluster.network.set_faults(faults(seed));
+        cluster.join(1);
+        cluster.join(2);
+        let keys = if seed % 2 == 0 { 20 } else { 500 };
+        let (short, long) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        cluster.work_on(ThreadId(1), &short, seed, (2, 15, keys));
+        cluster.work_on(ThreadId(2), &long, seed, (3, 90, keys));
+        for number in [3, 4] {
+            cluster.join(number);
+            cluster.work_on(ThreadId(number), &long, seed, (2, 40, keys));
+        }
+        cluster.wait(&short);
+        cluster.leave(1);
+        cluster.join(1);
+        cluster.work_on(ThreadId(1), &short, seed + 1, (2, 15, keys));
+        cluster.wait(&short);
+        cluster.leave(1);
+        cluster.wait(&long);
+        cluster.check();
+        (2..=4).for_each(|number| cluster.leave(number));
     }
 }
