@@ -25,7 +25,7 @@ use super::layout::ClusterDir;
 use super::observe::{Observed, observe};
 use super::process::Presence;
 use super::serve::DRAIN_PATIENCE;
-use super::{CommandError, on_runtime};
+use super::{CommandError, on_runtime, votes};
 use crate::base::Seams;
 use crate::disk::{Disk, lock};
 use crate::node::storage::Opening;
@@ -108,10 +108,11 @@ async fn recovered(
     teller: &mut Teller,
 ) -> Result<Summary, CommandError> {
     let home = cluster.instance(config.instance);
+    let _nobody = votes::claim(config, seams, &disk, DRAIN_PATIENCE).await?;
     let board = Board::new();
     let _presence = Presence::announce(&home, seams).await?;
     let _socket = board.listen(&home, seams)?;
-    for path in config.files() {
+    for path in config.storage.redo.iter().chain(&config.storage.data) {
         // The process that crashed may have left I/O under way.
         lock::wait_free(seams, path, config.thread(), DRAIN_PATIENCE).await?;
     }
