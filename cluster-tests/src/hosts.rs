@@ -76,7 +76,9 @@ impl Hosts {
                 text = text.replace(&plain, &format!("{plain}interconnect = \"{address}:0\"\n"));
             }
             // Who is killed on purpose again and again isn't in a crash loop.
-            for (default, here) in [("# restarts_max = 8\n", "restarts_max = 1000000\n"), ("# restart_pause_max_ms = 10000\n", "restart_pause_max_ms = 200\n")] {
+            for (default, here) in
+                [("# restarts_max = 8\n", "restarts_max = 1000000\n"), ("# restart_pause_max_ms = 10000\n", "restart_pause_max_ms = 200\n")]
+            {
                 assert!(text.contains(default), "{text}");
                 text = text.replace(default, here);
             }

@@ -24,7 +24,8 @@ impl Loops {
     fn add(&mut self, mib: u64) -> PathBuf {
         let file = self.folder.path().join(format!("disk-{}", self.devices.len()));
         File::create(&file).and_then(|made| made.set_len(mib << 20)).expect("a file can be made");
-        let output = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().expect("losetup can be run: install util-linux");
+        let output =
+            Command::new("losetup").args(["--find", "--show"]).arg(&file).output().expect("losetup can be run: install util-linux");
         assert!(output.status.success(), "losetup needs root: {}", String::from_utf8_lossy(&output.stderr));
         let device = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         self.devices.push(device.clone());
@@ -49,7 +50,8 @@ fn text(path: &Path) -> &str {
 
 /// `init` for two instances on these devices.
 fn arguments<'a>(redo: &'a [PathBuf], data: &'a Path, voting: &'a [PathBuf]) -> Vec<&'a str> {
-    let mut all = vec!["init", "--instances", "2", "--voting-files", "3", "--cache", "8MiB", "--listen", "127.0.0.1:0", "--data-device", text(data)];
+    let mut all =
+        vec!["init", "--instances", "2", "--voting-files", "3", "--cache", "8MiB", "--listen", "127.0.0.1:0", "--data-device", text(data)];
     redo.iter().for_each(|path| all.extend(["--redo-device", text(path)]));
     voting.iter().for_each(|path| all.extend(["--voting-device", text(path)]));
     all

@@ -148,8 +148,9 @@ fn an_operators_word_is_kept_for_the_next_start_when_nobody_runs() {
     let mut hosts = Hosts::with_own_storage(2);
     let (_, before) = hosts.view();
     let life = before[1].expect("it is a member").to_string();
-    let confirm = |hosts: &Hosts, life: &str| hosts.clusterctl(&["fence", "confirm", "2", "--incarnation", life, "--reason", "its host has burnt"]);
-    assert!(confirm(&hosts, &life).expect(2).complained.contains("is alive"), "it lives");
+    let confirm =
+        |hosts: &Hosts, life: &str| hosts.clusterctl(&["fence", "confirm", "2", "--incarnation", life, "--reason", "its host has burnt"]);
+    assert!(confirm(&hosts, &life).expect(2).complained.contains("isn't waiting"), "it lives");
     hosts.kill_guard(2);
     wait_for("a view without it", || hosts.view().1[1].is_none());
     hosts.kill_guard(1);

@@ -153,7 +153,10 @@ impl Devices {
             }
         }
         let mut head = vec![0; usize::try_from(HEAD.min(length(&device)?))?];
-        device.seek(SeekFrom::Start(0)).and_then(|_| device.read_exact(&mut head)).map_err(|error| format!("can't read {shown}: {error}"))?;
+        device
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| device.read_exact(&mut head))
+            .map_err(|error| format!("can't read {shown}: {error}"))?;
         if !self.force && head.iter().any(|byte| *byte != 0) {
             let ways = format!("look at it (`clusterctl superblock {shown}`, `blkid {shown}`), and give --force if it may be lost");
             return Err(format!("{shown} holds something; nothing was touched: {ways}").into());
@@ -172,7 +175,8 @@ impl Claimed {
 impl Drop for Claimed {
     fn drop(&mut self) {
         for (path, device) in self.devices.iter_mut().filter(|_| !self.kept) {
-            let cleared = device.seek(SeekFrom::Start(0)).and_then(|_| device.write_all(&[0; 2 * PAGE_SIZE])).and_then(|()| device.sync_all());
+            let cleared =
+                device.seek(SeekFrom::Start(0)).and_then(|_| device.write_all(&[0; 2 * PAGE_SIZE])).and_then(|()| device.sync_all());
             if let Err(error) = cleared {
                 eprintln!("{} can't be cleared again: {error}; the next init needs --force", path.display());
             }

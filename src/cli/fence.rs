@@ -117,11 +117,7 @@ fn confirmed(cluster: &ClusterDir, confirm: &Confirm) -> Result<bool, CommandErr
         return Err(format!("there is no instance {id}").into());
     }
     on_runtime(DiskKind::Threads, async |seams, disk| {
-        // First: what moves isn't dead, whatever its view says, and is not to be called so.
         let living = votes::living(&seams, &disk, &config).await?;
-        if living.contains(&ThreadId(*id)) {
-            return Err(format!("instance {id} is alive: its heartbeat on the voting files moves; nothing was done").into());
-        }
         let votes = votes::look(&seams, &disk, &config).await;
         let view = votes.survey.newest().ok_or("no voting file tells of a view: see `clusterctl voting list`")?;
         let evicted = view.unconfirmed.iter().find(|one| one.id.0 == *id);
@@ -129,11 +125,17 @@ fn confirmed(cluster: &ClusterDir, confirm: &Confirm) -> Result<bool, CommandErr
             let epoch = view.epoch.0;
             return Err(format!("instance {id} isn't waiting for a fence in the view of epoch {epoch}: see `clusterctl fence list`").into());
         }
+        if living.contains(&ThreadId(*id)) {
+            // Evicted, but not dead: what moves is not to be called so.
+            return Err(format!("instance {id} is alive: its heartbeat on the voting files moves; nothing was done").into());
+        }
         let last = evicted.map(|one| one.incarnation).or_else(|| last_life(&votes, view, ThreadId(*id)));
         match last {
             None => return Err(format!("instance {id} never lived: there is nothing to confirm").into()),
             Some(last) if last.0 != *incarnation => {
-                return Err(format!("the life of instance {id} that waits for its fence is incarnation {}, not {incarnation}", last.0).into());
+                return Err(
+                    format!("the life of instance {id} that waits for its fence is incarnation {}, not {incarnation}", last.0).into()
+                );
             }
             Some(_) => {}
         }
@@ -143,7 +145,9 @@ fn confirmed(cluster: &ClusterDir, confirm: &Confirm) -> Result<bool, CommandErr
         });
         if living.is_empty() {
             write_down(cluster, &line)?;
-            println!("{word}: written down; no instance runs, and the next that is started from this directory carries it out: clusterctl start");
+            println!(
+                "{word}: written down; no instance runs, and the next that is started from this directory carries it out: clusterctl start"
+            );
             return Ok(true);
         }
         carried_out(cluster, &seams, confirm, &line).await

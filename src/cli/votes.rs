@@ -101,7 +101,11 @@ pub(super) async fn living(seams: &Seams, disk: &Arc<dyn Disk>, config: &Config)
         let good = votes.survey.snapshots().count();
         if good <= config.storage.voting.len() / 2 {
             let said = votes.files.iter().filter_map(|file| Some(format!("{}: {}", file.path.display(), file.reason.as_ref()?)));
-            return Err(format!("it can't be told who lives: no majority of the voting files answers: {}", said.collect::<Vec<_>>().join("; ")).into());
+            return Err(format!(
+                "it can't be told who lives: no majority of the voting files answers: {}",
+                said.collect::<Vec<_>>().join("; ")
+            )
+            .into());
         }
         let now = ages(&votes);
         let before = first.get_or_insert_with(|| now.clone());
@@ -131,7 +135,9 @@ pub(super) async fn claim(config: &Config, seams: &Seams, disk: &Arc<dyn Disk>, 
                 // The process that crashed may have left I/O under way.
                 let patience = if byte == config.thread() { drain } else { GOING };
                 let free = lock::wait_free(seams, path, byte, patience).await;
-                held.push(free.map_err(|error| format!("instance {} lives, or its I/O hasn't drained: stop all instances first: {error}", id.0))?);
+                held.push(
+                    free.map_err(|error| format!("instance {} lives, or its I/O hasn't drained: stop all instances first: {error}", id.0))?,
+                );
             }
         }
     }
@@ -139,7 +145,11 @@ pub(super) async fn claim(config: &Config, seams: &Seams, disk: &Arc<dyn Disk>, 
     if !alive.is_empty() {
         let ids: Vec<String> = alive.iter().map(|id| id.0.to_string()).collect();
         let which = if ids.len() == 1 { "instance" } else { "instances" };
-        return Err(format!("{which} {} live on other hosts, as their heartbeats on the voting files move: stop them there first", ids.join(", ")).into());
+        return Err(format!(
+            "{which} {} live on other hosts, as their heartbeats on the voting files move: stop them there first",
+            ids.join(", ")
+        )
+        .into());
     }
     Ok(held)
 }

@@ -276,7 +276,12 @@ fn belongs(voting: VotingFile, cluster: ClusterId) -> Result<VotingFile, Storage
 }
 
 /// Opens all files at once. Those that hang are left behind, for [`Board::turn`] to wait for. Also why one can't be used.
-async fn open_all(seams: &Seams, disk: &Arc<dyn Disk>, id: ThreadId, paths: Vec<PathBuf>) -> Result<(Vec<Slot>, Option<String>), GuardError> {
+async fn open_all(
+    seams: &Seams,
+    disk: &Arc<dyn Disk>,
+    id: ThreadId,
+    paths: Vec<PathBuf>,
+) -> Result<(Vec<Slot>, Option<String>), GuardError> {
     let attempts: Vec<Attempt> = paths.iter().map(|path| attempt(seams, disk, path, id)).collect();
     let (mut late, mut is_late) = (seams.sleep(FIRST_OPEN), false);
     let (mut places, mut why): (Vec<Slot>, _) = (Vec::new(), None);
@@ -289,7 +294,8 @@ async fn open_all(seams: &Seams, disk: &Arc<dyn Disk>, id: ThreadId, paths: Vec<
         };
         let mut slot = Slot { path, voting: None, opening: None, latest: None, acked: 0 };
         let cluster = places.iter().find_map(|slot| slot.voting.as_ref()).map(|voting| voting.shape.cluster);
-        let trouble = match answer.map(|answer| answer.and_then(|voting| belongs(voting.clone(), cluster.unwrap_or(voting.shape.cluster)))) {
+        let trouble = match answer.map(|answer| answer.and_then(|voting| belongs(voting.clone(), cluster.unwrap_or(voting.shape.cluster))))
+        {
             Some(Ok(voting)) => {
                 slot.voting = Some(voting);
                 None

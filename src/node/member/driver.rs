@@ -199,7 +199,7 @@ impl Driver {
                     tick = self.seams.sleep(every);
                     self.try_files();
                     self.step(Input::Tick);
-                    // Heartbeats' ages are news each time; nobody sees a difference below this.
+                    // Events are shown at once; what else changes are heartbeats' ages.
                     if self.seams.now().since(self.shown) >= Duration::from_millis(self.options.disk_interval_ms) {
                         self.show();
                     }
@@ -457,6 +457,7 @@ impl Driver {
             }
             Event::Stop(reason) => self.stop(reason),
         }
+        self.show();
         // Nobody may be listening.
         let _ = self.board.events.send(event);
     }
@@ -488,7 +489,6 @@ impl Driver {
         }
         self.board.view.send_replace(Some(view.clone()));
         self.view = Some(view);
-        self.show();
     }
 
     /// Puts up how things stand.

@@ -95,7 +95,10 @@ fn show_view(view: &View) -> String {
     let members = list(view.members.iter().map(ToString::to_string).collect());
     let unconfirmed = list(view.unconfirmed.iter().map(ToString::to_string).collect());
     let (epoch, coordinator) = (view.epoch.0, view.coordinator.0);
-    format!("epoch {epoch} by instance {coordinator}: members {members}; fences to be confirmed: {unconfirmed}; {} voting files", view.voting.len())
+    format!(
+        "epoch {epoch} by instance {coordinator}: members {members}; fences to be confirmed: {unconfirmed}; {} voting files",
+        view.voting.len()
+    )
 }
 
 fn view_object(view: &View) -> Value {
