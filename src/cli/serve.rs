@@ -44,7 +44,7 @@ use crate::recovery::{OnProgress, Progress};
 const EVERY: Duration = Duration::from_millis(5);
 
 /// Until instances share their caches, only this one serves SQL.
-const SERVES_SQL: u16 = 1;
+pub(super) const SERVES_SQL: u16 = 1;
 
 /// Longest wait for a view without this instance when it stops.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);

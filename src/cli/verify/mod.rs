@@ -24,7 +24,7 @@ use super::config::Config;
 use super::layout::ClusterDir;
 use super::observe::{Observed, observe};
 use super::process::Presence;
-use super::serve::DRAIN_PATIENCE;
+use super::serve::{DRAIN_PATIENCE, SERVES_SQL};
 use super::{CommandError, on_runtime, votes};
 use crate::base::Seams;
 use crate::disk::{Disk, lock};
@@ -84,13 +84,18 @@ async fn verify(
     disk: Arc<dyn Disk>,
     teller: &mut Teller,
 ) -> Result<Summary, CommandError> {
-    if let Some(open) = all.iter().find(|instance| instance.state == State::Open) {
+    // Until instances share their caches, only one of them has the storage open.
+    if let Some(open) = all.iter().find(|instance| instance.state == State::Open && instance.id == SERVES_SQL) {
         let socket = cluster.instance(open.id).socket();
         let done = client::ask(seams, &socket, &Request::Verify {}, |answer| teller.hear(answer)).await?;
         return Ok(serde_json::from_value(done)?);
     }
     if let Some(busy) = all.iter().find(|instance| !matches!(instance.state, State::Stopped | State::Dead)) {
-        return Err(format!("instance {} is {}: wait until it is open or stopped", busy.id, busy.state).into());
+        let what = match busy.state {
+            State::Open => format!("but it is instance {SERVES_SQL} that checks the storage: start that, or stop all"),
+            _ => "wait until it is open or stopped".into(),
+        };
+        return Err(format!("instance {} is {}: {what}", busy.id, busy.state).into());
     }
     match all.iter().find(|instance| instance.state == State::Dead) {
         Some(dead) if recover => recovered(cluster, &cluster.config(dead.id)?, seams, disk, teller).await,
