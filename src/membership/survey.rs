@@ -164,6 +164,7 @@ impl Survey {
 
 #[cfg(test)]
 mod tests {
+    use super::super::heartbeat::Standing;
     use super::super::sector::{Head, format_region};
     use super::*;
     use crate::base::{Epoch, Incarnation};
@@ -184,7 +185,8 @@ mod tests {
         let place = Place { cluster: CLUSTER, file: FILE, instance, kind: SectorKind::Heartbeat };
         let head = Head { incarnation: Incarnation(4), sequence: 9, epoch: Epoch(1), ..Head::default() };
         let at = (SECTORS_EACH + SectorKind::Heartbeat as usize - 1) * SECTOR;
-        region[at..at + SECTOR].copy_from_slice(&Heartbeat::default().encode(&place, &head)[..]);
+        let beat = Heartbeat { standing: Standing::Member, ..Heartbeat::default() };
+        region[at..at + SECTOR].copy_from_slice(&beat.encode(&place, &head)[..]);
         let second = Snapshot::decode_after(Some(&first), CLUSTER, FILE, 3, &region);
         assert!(same(&second, &Snapshot::decode(CLUSTER, FILE, 3, &region)));
         assert_eq!(second.instances[1].head(SectorKind::Heartbeat), Some(&head));
