@@ -1,14 +1,16 @@
-//! A cluster whose instances run in network namespaces, each as if on a host of its own; the storage is shared, and the voting files can lie on the
-//! faulty disk. What real partitions, stopped processes and cut storage are tried on (issue 4 item 11).
+//! A cluster whose instances run in network namespaces, each as if on a host of its own; the storage is shared. The voting files can lie on the
+//! faulty disk; or each host reaches all storage files over a faulty disk of its own, under the same path in a mount namespace of its own, has locks
+//! that no other host sees, as they are kept per mount, and another boot id. What real partitions, stopped processes and cut storage are tried on
+//! (issue 4 item 11).
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::commands::Cluster;
+use crate::commands::{Cluster, Ran};
 use crate::fuse_disk::{Control, FuseDisk};
 use crate::netns::Network;
 use crate::regroup::program;
@@ -22,7 +24,10 @@ pub struct Hosts {
     /// Links between the hosts.
     pub network: Network,
     guards: Vec<Option<Child>>,
-    disk: Option<FuseDisk>,
+    /// The voting files'; or, for each host, the one over which it reaches the storage.
+    disks: Vec<FuseDisk>,
+    /// Each host has its own disk.
+    own_storage: bool,
     cluster: Cluster,
     count: u16,
 }
@@ -44,21 +49,44 @@ impl Hosts {
     pub fn start(count: u16, faulty_voting: bool) -> Hosts {
         let network = Network::new(count);
         let cluster = Cluster::new(&["--instances", &count.to_string(), "--voting-files", "3"]);
-        let disk = faulty_voting.then(|| mount(&cluster));
-        let config = cluster.path().join("regroup.toml");
-        let mut text = std::fs::read_to_string(&config).expect("a configuration");
-        for id in 1..=count {
-            let plain = format!("id = {id}\n");
-            assert!(text.contains(&plain), "{text}");
-            let address = Network::address(id);
-            text = text.replace(&plain, &format!("{plain}interconnect = \"{address}:0\"\n"));
-        }
+        let disks = if faulty_voting { vec![mount_voting(&cluster)] } else { Vec::new() };
         if faulty_voting {
-            text = text.replace("\"storage/voting.", "\"faulty/voting.");
+            change_configuration(&cluster, |text| text.replace("\"storage/voting.", "\"faulty/voting."));
         }
-        std::fs::write(&config, text).expect("the configuration can be changed");
+        Hosts::begin(network, cluster, count, disks, false)
+    }
+
+    /// A cluster of `count` instances with three voting files, each host with a way of its own to all storage files.
+    ///
+    /// # Panics
+    /// Not root, or something can't be made.
+    pub fn with_own_storage(count: u16) -> Hosts {
+        let network = Network::new(count);
+        let cluster = Cluster::new(&["--instances", &count.to_string(), "--voting-files", "3"]);
+        let disks = (1..=count).map(|id| mount_for(&cluster, id)).collect();
+        Hosts::begin(network, cluster, count, disks, true)
+    }
+
+    fn begin(network: Network, cluster: Cluster, count: u16, disks: Vec<FuseDisk>, own_storage: bool) -> Hosts {
+        let with_addresses = |mut text: String| {
+            for id in 1..=count {
+                let plain = format!("id = {id}\n");
+                assert!(text.contains(&plain), "{text}");
+                let address = Network::address(id);
+                text = text.replace(&plain, &format!("{plain}interconnect = \"{address}:0\"\n"));
+            }
+            // Who is killed on purpose again and again isn't in a crash loop.
+            for (default, here) in
+                [("# restarts_max = 8\n", "restarts_max = 1000000\n"), ("# restart_pause_max_ms = 10000\n", "restart_pause_max_ms = 200\n")]
+            {
+                assert!(text.contains(default), "{text}");
+                text = text.replace(default, here);
+            }
+            text
+        };
+        change_configuration(&cluster, with_addresses);
         let guards = (0..count).map(|_| None).collect();
-        let mut hosts = Hosts { network, guards, disk, cluster, count };
+        let mut hosts = Hosts { network, guards, disks, own_storage, cluster, count };
         (1..=count).for_each(|id| hosts.start_guard(id));
         hosts.whole();
         hosts
@@ -69,7 +97,15 @@ impl Hosts {
     /// # Panics
     /// It can't be started.
     pub fn start_guard(&mut self, id: u16) {
-        let mut command = self.network.command(id, &program("regroupd"));
+        let mut command = if self.own_storage {
+            let mut command = self.network.command(id, Path::new("/bin/sh"));
+            let (ways, storage) = (way(&self.cluster, id), self.cluster.path().join("storage"));
+            command.args(["-c", AS_A_HOST, "sh"]).arg(ways.join("boot")).arg(ways.join("machine")).arg(ways.join("storage")).arg(storage);
+            command.arg(program("regroupd"));
+            command
+        } else {
+            self.network.command(id, &program("regroupd"))
+        };
         command.arg("--dir").arg(self.cluster.path()).args(["--instance", &id.to_string()]);
         let log = |name: &str| {
             let path = self.cluster.path().join(format!("{name}-{id}.log"));
@@ -156,7 +192,36 @@ impl Hosts {
     /// # Panics
     /// They don't lie on one.
     pub fn storage(&self) -> Control {
-        self.disk.as_ref().expect("the voting files are on the faulty disk").control()
+        self.disks.first().expect("the voting files are on the faulty disk").control()
+    }
+
+    /// The way of host `id` to the storage.
+    ///
+    /// # Panics
+    /// It has none of its own.
+    pub fn storage_of(&self, id: u16) -> Control {
+        assert!(self.own_storage, "all hosts have one way");
+        self.disks[usize::from(id) - 1].control()
+    }
+
+    /// What `psql` on host 1 says to a statement, if it gets an answer within `seconds`.
+    ///
+    /// # Panics
+    /// psql or timeout can't be run.
+    pub fn ask(&self, sql: &str, seconds: u32) -> Result<String, String> {
+        let address = self.status()["instances"][0]["postgres"].as_str().map(str::to_owned);
+        let Some((host, port)) = address.as_deref().and_then(|address| address.rsplit_once(':')) else { return Err("no address".into()) };
+        let mut command = self.network.command(1, Path::new("timeout"));
+        command.args(["-k", "1", &seconds.to_string()]).arg(crate::postgres::programs().join("psql"));
+        command.args(["-X", "-A", "-t", "-w", "-h", host, "-p", port, "-U", "regroup", "-d", "regroup", "-c", sql]);
+        let output = command.stdin(Stdio::null()).output().expect("psql can be run");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(format!("{}: {}", output.status, text(&output.stderr))) }
+    }
+
+    /// `clusterctl` with these arguments, beside all hosts.
+    pub fn clusterctl(&self, arguments: &[&str]) -> Ran {
+        self.cluster.run(arguments)
     }
 
     /// `clusterctl status`.
@@ -218,8 +283,15 @@ fn hears_all(instance: &Value, count: u16) -> bool {
     beats.len() == usize::from(count) - 1 && beats.iter().all(|beat| beat["network_age_ms"].as_u64().is_some_and(|age| age < 2000))
 }
 
+/// Rewrites the configuration.
+fn change_configuration(cluster: &Cluster, change: impl FnOnce(String) -> String) {
+    let file = cluster.path().join("regroup.toml");
+    let text = std::fs::read_to_string(&file).expect("a configuration");
+    std::fs::write(&file, change(text)).expect("the configuration can be changed");
+}
+
 /// Moves the voting files to a folder of their own, and mounts that through the faulty disk.
-fn mount(cluster: &Cluster) -> FuseDisk {
+fn mount_voting(cluster: &Cluster) -> FuseDisk {
     let (backing, mounted): (PathBuf, PathBuf) = (cluster.path().join("backing"), cluster.path().join("faulty"));
     for folder in [&backing, &mounted] {
         std::fs::create_dir(folder).expect("a folder can be made");
@@ -231,9 +303,29 @@ fn mount(cluster: &Cluster) -> FuseDisk {
     FuseDisk::mount(&backing, &mounted).expect("the faulty disk can be mounted: root and /dev/fuse are needed")
 }
 
+/// In a mount namespace that `ip netns exec` has made: another boot id, another machine id, and the host's own way to the storage; then the program.
+const AS_A_HOST: &str = "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && { [ ! -e /etc/machine-id ] || mount --bind \"$2\" /etc/machine-id; } \
+                         && mount --bind \"$3\" \"$4\" && shift 4 && exec \"$@\"";
+
+/// Where what is host `id`'s own lies.
+fn way(cluster: &Cluster, id: u16) -> PathBuf {
+    cluster.path().join(format!("way-{id}"))
+}
+
+/// Mounts the storage through a faulty disk for host `id`, and names its boot and machine.
+fn mount_for(cluster: &Cluster, id: u16) -> FuseDisk {
+    let folder = way(cluster, id);
+    std::fs::create_dir_all(folder.join("storage")).expect("a folder can be made");
+    for (name, text) in [("boot", format!("{id:08}-b007-4000-8000-000000000000\n")), ("machine", format!("{id:032}\n"))] {
+        std::fs::write(folder.join(name), text).expect("a file can be written");
+    }
+    let mounted = FuseDisk::mount(&cluster.path().join("storage"), &folder.join("storage"));
+    mounted.expect("the faulty disk can be mounted: root and /dev/fuse are needed")
+}
+
 impl Drop for Hosts {
     fn drop(&mut self) {
-        if let Some(disk) = &self.disk {
+        for disk in &self.disks {
             disk.control().restore();
         }
         for guard in self.guards.iter_mut().flatten() {

@@ -242,3 +242,38 @@ fn confirming_a_fence_needs_one_that_waits_and_a_reason() {
     assert_eq!(cluster.run(&["fence", "confirm", "2", "--incarnation", "1", "--reason", "  "]).code, Some(2));
     assert!(!cluster.path().join("fences.jsonl").exists(), "nothing was confirmed");
 }
+
+/// A guard that was just killed holds its locks for a moment, and so does its instance, which still answers: `start` took that for running, and
+/// left nobody behind.
+#[test]
+fn a_start_right_after_a_kill_starts() {
+    let cluster = Cluster::new(&["--instances", "2"]);
+    cluster.run(&["start"]).expect(0);
+    for round in 0..5 {
+        let before = [1, 2].map(|id| cluster.instance(id)["incarnation"].as_u64());
+        let guards = [1, 2].map(|id| cluster.guard_pid(id));
+        cluster.signal_guard(1, libc::SIGKILL);
+        cluster.signal_guard(2, libc::SIGKILL);
+        cluster.run(&["start"]).expect(0);
+        for (id, at) in [(1, 0), (2, 1)] {
+            let instance = cluster.instance(id);
+            assert_eq!(instance["state"], "open", "round {round}: {instance}");
+            assert!(instance["incarnation"].as_u64() > before[at] && cluster.guard_pid(id) != guards[at], "round {round}: {instance}");
+        }
+    }
+}
+
+/// Whoever opens the storage without being a member does so only where nobody is one.
+#[test]
+fn nobody_opens_the_storage_beside_a_member() {
+    let cluster = Cluster::new(&["--instances", "2"]);
+    cluster.run(&["start"]).expect(0);
+    cluster.signal_guard(1, libc::SIGKILL);
+    wait_for("instance 1 to be dead", || cluster.instance(1)["state"] == "dead");
+    let config = cluster.path().join("regroup.toml");
+    let load = ["demo-load", "--seed", "1", "--clients", "1", "--rows", "10", "--config", config.to_str().expect("a path")];
+    let refused = cluster_tests::commands::run(load).expect(2);
+    assert!(refused.complained.contains("instance 2 lives"), "{}", refused.complained);
+    cluster.run(&["stop", "2"]).expect(0);
+    cluster.run(&["verify", "--recover"]).expect(0);
+}

@@ -110,6 +110,64 @@ fn storage_cut_for_all_parks_all_and_evicts_nobody() {
 }
 
 #[test]
+fn storage_cut_for_one_host_costs_that_one_and_no_answer_is_wrong() {
+    // The one that serves SQL: it has the most that could go wrong.
+    const CUT: u16 = 1;
+    let hosts = Hosts::with_own_storage(3);
+    let (_, before) = hosts.view();
+    hosts.ask("CREATE TABLE kept (id int PRIMARY KEY)", 60).expect("storage works");
+    let mut acknowledged = Vec::new();
+    for id in 0..20 {
+        hosts.ask(&format!("INSERT INTO kept VALUES ({id})"), 60).expect("storage works");
+        acknowledged.push(id);
+    }
+    hosts.storage_of(CUT).cut();
+    wait_for("it serves nobody", || hosts.status()["instances"][0]["parked"].is_string());
+    // Others may evict it from now on: it answers nothing, reads of what it has in memory included.
+    assert!(hosts.ask("SELECT count(*) FROM kept", 2).is_err(), "{}", hosts.logs());
+    assert!(hosts.ask("INSERT INTO kept VALUES (100)", 2).is_err(), "{}", hosts.logs());
+    wait_for("a view without it", || hosts.view().1[0] != before[0]);
+    assert_eq!(hosts.view().1[1..], before[1..], "nobody else is evicted\n{}", hosts.logs());
+    for id in [2, 3] {
+        let status = hosts.status();
+        assert!(status["instances"][id - 1]["parked"].is_null(), "instance {id} goes on: {status}");
+    }
+    assert!(hosts.ask("SELECT count(*) FROM kept", 2).is_err(), "{}", hosts.logs());
+    hosts.storage_of(CUT).restore();
+    hosts.whole();
+    let (_, after) = hosts.view();
+    assert!(after[0] > before[0], "it comes back in a new life: {before:?}, {after:?}");
+    assert_eq!(after[1..], before[1..], "nobody else was evicted\n{}", hosts.logs());
+    let rows = hosts.ask("SELECT id FROM kept WHERE id < 100 ORDER BY id", 60).expect("it serves again");
+    assert_eq!(rows, acknowledged.iter().map(i32::to_string).collect::<Vec<_>>().join("\n"), "what was acknowledged is there");
+}
+
+/// Two hosts, and both go down; one of them for ever. Nothing proves the death of what ran there, and nobody runs who could take an operator's word.
+#[test]
+fn an_operators_word_is_kept_for_the_next_start_when_nobody_runs() {
+    let mut hosts = Hosts::with_own_storage(2);
+    let (_, before) = hosts.view();
+    let life = before[1].expect("it is a member").to_string();
+    let confirm =
+        |hosts: &Hosts, life: &str| hosts.clusterctl(&["fence", "confirm", "2", "--incarnation", life, "--reason", "its host has burnt"]);
+    assert!(confirm(&hosts, &life).expect(2).complained.contains("isn't waiting"), "it lives");
+    hosts.kill_guard(2);
+    wait_for("a view without it", || hosts.view().1[1].is_none());
+    hosts.kill_guard(1);
+    wait_for("nobody runs", || hosts.status()["instances"][0]["state"] == "dead");
+    assert!(confirm(&hosts, "77").expect(2).complained.contains("is incarnation"), "another life than the one that waits");
+    assert!(confirm(&hosts, &life).expect(0).said.contains("carries it out"));
+    hosts.start_guard(1);
+    wait_for("the word is carried out", || {
+        let status = hosts.status();
+        status["instances"][0]["state"] == "open" && status["view"]["evicted"].as_array().is_some_and(Vec::is_empty)
+    });
+    assert!(hosts.view().1[1].is_none(), "{}", hosts.logs());
+    hosts.start_guard(2);
+    hosts.whole();
+}
+
+#[test]
 fn an_eviction_after_a_kill_is_quick() {
     let hosts = Hosts::start(3, false);
     let (_, before) = hosts.view();

@@ -2,7 +2,8 @@
 //!
 //! A fence that nothing can confirm blocks the recovery of what it is about, loudly (rule 1). The last resort is a person who knows: the host is off,
 //! or its path to the storage is cut. The word is asked for with a reason, written down in `D/fences.jsonl` before anything else is done, and
-//! carried out by a running instance as a view change, which keeps that it was an operator's.
+//! carried out by a running instance as a view change, which keeps that it was an operator's. Where no instance of the cluster runs, the next one that
+//! is started from the same directory carries it out: also of its own identity, whose last life may have run on a host that is gone.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,13 +11,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::admin::{Request, client};
 use super::layout::ClusterDir;
 use super::process::{self, Found};
-use super::{CommandError, on_runtime, votes};
+use super::votes::{self, Votes};
+use super::{CommandError, on_runtime};
 use crate::base::options::DiskKind;
+use crate::base::{Incarnation, Seams, ThreadId};
+use crate::membership::View;
+use crate::membership::heartbeat::Standing;
+use crate::membership::view::Identity;
 
 /// Longest reason, in bytes: a request on an admin socket has 4096.
 const REASON_MAX: usize = 1000;
@@ -110,49 +117,107 @@ fn confirmed(cluster: &ClusterDir, confirm: &Confirm) -> Result<bool, CommandErr
         return Err(format!("there is no instance {id}").into());
     }
     on_runtime(DiskKind::Threads, async |seams, disk| {
+        let living = votes::living(&seams, &disk, &config).await?;
         let votes = votes::look(&seams, &disk, &config).await;
         let view = votes.survey.newest().ok_or("no voting file tells of a view: see `clusterctl voting list`")?;
         let evicted = view.unconfirmed.iter().find(|one| one.id.0 == *id);
-        match evicted {
-            None => {
-                return Err(format!(
-                    "instance {id} isn't waiting for a fence in the view of epoch {}: see `clusterctl fence list`",
-                    view.epoch.0
-                )
-                .into());
-            }
-            Some(one) if one.incarnation.0 != *incarnation => {
-                return Err(format!(
-                    "the life of instance {id} that waits for its fence is incarnation {}, not {incarnation}",
-                    one.incarnation.0
-                )
-                .into());
+        if evicted.is_none() && !living.is_empty() {
+            let epoch = view.epoch.0;
+            return Err(format!("instance {id} isn't waiting for a fence in the view of epoch {epoch}: see `clusterctl fence list`").into());
+        }
+        if living.contains(&ThreadId(*id)) {
+            // Evicted, but not dead: what moves is not to be called so.
+            return Err(format!("instance {id} is alive: its heartbeat on the voting files moves; nothing was done").into());
+        }
+        let last = evicted.map(|one| one.incarnation).or_else(|| last_life(&votes, view, ThreadId(*id)));
+        match last {
+            None => return Err(format!("instance {id} never lived: there is nothing to confirm").into()),
+            Some(last) if last.0 != *incarnation => {
+                return Err(
+                    format!("the life of instance {id} that waits for its fence is incarnation {}, not {incarnation}", last.0).into()
+                );
             }
             Some(_) => {}
         }
-        write_down(
-            cluster,
-            &json!({
-                "at_ms": seams.wall_ms(), "id": id, "incarnation": incarnation, "epoch": view.epoch.0, "reason": reason, "user": user(),
-            }),
-        )?;
-        let request = Request::ConfirmFence { id: *id, incarnation: *incarnation, reason: reason.clone() };
-        let mut why = "no instance of this host runs: start one, which carries it out (clusterctl start), then confirm again".to_string();
-        for other in cluster.local_instances()?.into_iter().filter(|other| other != id) {
-            let home = cluster.instance(other);
-            if process::find(&home)? == Found::Nobody {
-                continue;
-            }
-            match client::ask(&seams, &home.socket(), &request, |_| {}).await {
-                Ok(done) => {
-                    println!("instance {id}, incarnation {incarnation}: confirmed by your word; view of epoch {}", done["epoch"]);
-                    return Ok(true);
-                }
-                Err(error) => why = format!("instance {other}: {error}"),
-            }
+        let word = Word { id: *id, incarnation: *incarnation };
+        let line = json!({
+            "at_ms": seams.wall_ms(), "id": id, "incarnation": incarnation, "epoch": view.epoch.0, "reason": reason, "user": user(),
+        });
+        if living.is_empty() {
+            write_down(cluster, &line)?;
+            println!(
+                "{word}: written down; no instance runs, and the next that is started from this directory carries it out: clusterctl start"
+            );
+            return Ok(true);
         }
-        Err(why.into())
+        carried_out(cluster, &seams, confirm, &line).await
     })
+}
+
+/// Has a running instance of this host carry it out.
+async fn carried_out(cluster: &ClusterDir, seams: &Seams, confirm: &Confirm, line: &serde_json::Value) -> Result<bool, CommandError> {
+    let Confirm { id, incarnation, reason } = confirm;
+    let mut running = Vec::new();
+    for other in cluster.local_instances()?.into_iter().filter(|other| other != id) {
+        let home = cluster.instance(other);
+        if process::find(&home)? != Found::Nobody {
+            running.push(home);
+        }
+    }
+    if running.is_empty() {
+        return Err("the cluster lives, but none of its instances on this host: give this command where one runs. Nothing was done".into());
+    }
+    write_down(cluster, line)?;
+    let request = Request::ConfirmFence { id: *id, incarnation: *incarnation, reason: reason.clone() };
+    let mut why = Vec::new();
+    for home in running {
+        match client::ask(seams, &home.socket(), &request, |_| {}).await {
+            Ok(done) => {
+                println!("instance {id}, incarnation {incarnation}: confirmed by your word; view of epoch {}", done["epoch"]);
+                return Ok(true);
+            }
+            Err(error) => why.push(format!("instance {}: {error}", home.id)),
+        }
+    }
+    Err(format!("written down, but not carried out yet: {}; the next instance started here does", why.join("; ")).into())
+}
+
+/// The last life of an instance that anything on the voting files speaks of, unless it is proven dead already.
+fn last_life(votes: &Votes, view: &View, id: ThreadId) -> Option<Incarnation> {
+    let beat = votes.survey.heartbeat(id).filter(|(head, beat)| head.sequence > 0 && beat.standing != Standing::Gone);
+    let member = view.member(id).map(|member| member.incarnation);
+    let last = beat.map(|(head, _)| head.incarnation).max(member)?;
+    (!view.proves(Identity::new(id, last))).then_some(last)
+}
+
+/// An operator's word that a life, and all before it, can neither write nor answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+pub(super) struct Word {
+    /// The instance.
+    pub(super) id: u16,
+    /// Its life.
+    pub(super) incarnation: u64,
+}
+
+impl std::fmt::Display for Word {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "instance {}, incarnation {}", self.id, self.incarnation)
+    }
+}
+
+/// All that was written down. An instance takes it in when it starts: what was true once of a life that is over stays true.
+///
+/// # Errors
+/// The record is there, but can't be read: nobody should start on half of it.
+pub(super) fn words(cluster: &ClusterDir) -> Result<Vec<Word>, CommandError> {
+    let path = cluster.fences_file();
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.map_err(|error| format!("can't read {}: {error}", path.display()))?,
+    };
+    // A line that was cut off by a crash was never reported as written down.
+    let whole = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+    Ok(whole.collect())
 }
 
 /// Who runs this command, for the record.

@@ -24,12 +24,13 @@ use crate::base::{Incarnation, Seams};
 use crate::disk::{Disk, open_disk};
 use crate::fence::HostId;
 use crate::fence::locks::FileLocks;
+use crate::membership::sector::VOTING_MAX;
 use crate::net::Role;
 use crate::node::guard::child::Processes;
 use crate::node::guard::{ClusterSetup, Connect, Setup};
 
-/// Workers of the guard's runtime: they look at locks.
-const WORKERS: usize = 1;
+/// Workers of the guard's runtime: one looks at locks, and each voting file may hang while it is opened.
+const WORKERS: usize = 1 + VOTING_MAX;
 
 /// Guards instance `config.instance` of `cluster` until it is not to run any more; returns the exit code.
 ///

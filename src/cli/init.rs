@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
+use super::devices::{self, Devices};
 use super::layout::ClusterDir;
 use super::size::{parse_size, show_size};
 use super::template::{self, Chosen};
@@ -31,6 +32,9 @@ use crate::node::store::Store;
 use crate::page::superblock::Shape;
 use crate::page::volume::StoragePaths;
 
+/// Length of a ring and of a data file's pages, unless chosen.
+const RING_BYTES: u64 = 256 << 20;
+const DATA_BYTES: u64 = 16 << 20;
 /// The port of instance 1, unless another is asked for.
 const PORT: u16 = 7432;
 /// How long the certificates are valid: as long as clusters live. What ends earlier stops clusters at night.
@@ -46,24 +50,33 @@ pub struct Args {
     /// device of its own: move them there before the first start, and change their paths in the configuration.
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = parse_voting_files)]
     voting_files: u16,
-    /// Redo ring of each instance: a multiple of 1 MiB, at least 8 MiB. A longer ring lets checkpoints be rarer.
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
-    ring_size: u64,
+    /// Redo ring of each instance: a multiple of 1 MiB, at least 8 MiB. A longer ring lets checkpoints be rarer. 256MiB when left out.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    ring_size: Option<u64>,
     /// Page cache of each instance, at least 2 MiB; can be changed later in the configuration.
     #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = parse_size)]
     cache: u64,
     /// Data files, 1 to 1024: their number can't be changed later.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     data_files: u16,
-    /// First length of each data file, at least 512 KiB; it grows as needed.
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
-    data_size: u64,
+    /// First length of each data file, at least 512 KiB; it grows as needed. 16MiB when left out.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    data_size: Option<u64>,
     /// Where PostgreSQL clients find instance 1; the others have the next ports. Port 0: any free one, shown by `clusterctl status`.
     #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)))]
     listen: SocketAddr,
     /// Disk driver: auto, uring, threads.
     #[arg(long, default_value = "auto", value_parser = parse_disk)]
     disk: DiskKind,
+    #[command(flatten)]
+    devices: devices::Args,
+}
+
+/// What is made: where, and how large.
+struct Wanted {
+    devices: Devices,
+    ring_bytes: u64,
+    data_bytes: u64,
 }
 
 /// A disk driver by its name.
@@ -102,23 +115,30 @@ pub fn run(dir: Option<PathBuf>, args: &Args) -> Result<bool, CommandError> {
     }
     let options = Options { cache_bytes: args.cache, disk: args.disk, ..Options::default() };
     options.validate().map_err(|error| format!("--cache: {error}"))?;
-    shape(args, ClusterId([0; 16]), 0).validate()?;
+    let devices = Devices::named(&args.devices, args.instances, args.data_files, args.voting_files)?;
+    let ring_bytes = devices.ring_bytes(args.ring_size, RING_BYTES)?;
+    let data_bytes = devices.data_bytes(args.data_size, DATA_BYTES)?;
+    let wanted = Wanted { devices, ring_bytes, data_bytes };
+    shape(args, &wanted, ClusterId([0; 16]), 0).validate()?;
     let made = on_runtime(args.disk, async |seams, disk| {
         let mut making = Making::begin(ClusterDir::named(dir)?)?;
-        making.everything(args, &seams, disk).await?;
-        making.keep()
+        let claimed = wanted.devices.claim()?;
+        making.everything(args, &wanted, &seams, disk).await?;
+        let made = making.keep()?;
+        claimed.keep();
+        Ok(made)
     })?;
-    tell(&made, args);
+    tell(&made, args, &wanted);
     Ok(true)
 }
 
-fn shape(args: &Args, cluster: ClusterId, created_ms: u64) -> Shape {
+fn shape(args: &Args, wanted: &Wanted, cluster: ClusterId, created_ms: u64) -> Shape {
     Shape {
         cluster,
         threads: args.instances,
         data_files: args.data_files,
-        ring_bytes: args.ring_size,
-        data_bytes: args.data_size,
+        ring_bytes: wanted.ring_bytes,
+        data_bytes: wanted.data_bytes,
         grow: true,
         created_ms,
     }
@@ -130,6 +150,15 @@ pub(super) fn new_cluster_id(seams: &Seams) -> ClusterId {
     id[..8].copy_from_slice(&seams.random().to_le_bytes());
     id[8..].copy_from_slice(&seams.random().to_le_bytes());
     ClusterId(id)
+}
+
+/// The devices, if there are any, else the files; as the configuration names them.
+fn places(devices: &[PathBuf], files: impl Iterator<Item = String>) -> Result<Vec<String>, CommandError> {
+    if devices.is_empty() {
+        return Ok(files.collect());
+    }
+    let text = |path: &PathBuf| path.to_str().map(str::to_owned).ok_or_else(|| format!("{} isn't UTF-8", path.display()).into());
+    devices.iter().map(text).collect()
 }
 
 /// Makes the voting files, with a view that nobody belongs to.
@@ -194,17 +223,18 @@ impl Making {
         if path.is_dir() { Ok(()) } else { Err(format!("{} is no directory", path.display()).into()) }
     }
 
-    async fn everything(&mut self, args: &Args, seams: &Seams, disk: Arc<dyn Disk>) -> Result<(), CommandError> {
+    async fn everything(&mut self, args: &Args, wanted: &Wanted, seams: &Seams, disk: Arc<dyn Disk>) -> Result<(), CommandError> {
         self.make_directory(&self.cluster.storage())?;
         for id in 1..=args.instances {
             self.make_directory(self.cluster.instance(id).path())?;
         }
-        let redo: Vec<String> = (1..=args.instances).map(|number| format!("storage/redo.{number}")).collect();
-        let voting: Vec<String> = (1..=args.voting_files).map(|number| format!("storage/voting.{number}")).collect();
-        let data: Vec<String> = (0..args.data_files).map(|number| format!("storage/data.{number}")).collect();
+        let Devices { redo, data, voting, .. } = &wanted.devices;
+        let redo = places(redo, (1..=args.instances).map(|number| format!("storage/redo.{number}")))?;
+        let voting = places(voting, (1..=args.voting_files).map(|number| format!("storage/voting.{number}")))?;
+        let data = places(data, (0..args.data_files).map(|number| format!("storage/data.{number}")))?;
         let paths_of = |files: &[String]| files.iter().map(|file| self.cluster.path().join(file)).collect::<Vec<PathBuf>>();
         let paths = StoragePaths { redo: paths_of(&redo), data: paths_of(&data) };
-        let shape = shape(args, new_cluster_id(seams), seams.wall_ms());
+        let shape = shape(args, wanted, new_cluster_id(seams), seams.wall_ms());
         Store::create(seams.clone(), disk.clone(), &paths, shape).await?;
         make_voting_files(seams, &disk, &paths_of(&voting), shape).await?;
         self.make_certificates(shape.cluster, args.instances, shape.created_ms)?;
@@ -295,13 +325,13 @@ fn sync_directory(path: &Path) -> Result<(), CommandError> {
     synced.map_err(|error| format!("can't make {} durable: {error}", path.display()).into())
 }
 
-fn tell(cluster: &ClusterDir, args: &Args) {
+fn tell(cluster: &ClusterDir, args: &Args, wanted: &Wanted) {
     let shown = cluster.path().display();
     let count = |number: u16, what: &str| if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") };
     println!("made a cluster of {} in {shown}", count(args.instances, "instance"));
     println!(
         "  redo ring {}, page cache {}, {}, {}",
-        show_size(args.ring_size),
+        show_size(wanted.ring_bytes),
         show_size(args.cache),
         count(args.data_files, "data file"),
         count(args.voting_files, "voting file")

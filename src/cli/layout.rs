@@ -174,6 +174,11 @@ impl InstanceDir {
         &self.path
     }
 
+    /// The cluster's directory, in which it lies.
+    pub fn cluster(&self) -> ClusterDir {
+        ClusterDir::at(self.path.parent().map(Path::to_path_buf).unwrap_or_default())
+    }
+
     /// Locked by the guard while it lives.
     pub fn guard_file(&self) -> PathBuf {
         self.path.join("guard")

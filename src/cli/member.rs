@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::CommandError;
 use super::admin::server::Membership;
 use super::config::Config;
+use super::fence::Word;
 use crate::base::threads::ThreadsRuntime;
 use crate::base::{BoxFuture, Epoch, Incarnation, Seams, ThreadId};
 use crate::disk::{Disk, open_disk};
@@ -23,6 +24,7 @@ use crate::fence::locks::FileLocks;
 use crate::fence::options::MethodName;
 use crate::fence::{Fencer, HostId, Method};
 use crate::membership::heartbeat::Host;
+use crate::membership::view::Identity;
 use crate::net::Role;
 use crate::node::member::{Member, MemberError, Setup};
 use crate::page::superblock::Shape;
@@ -41,7 +43,9 @@ pub(super) enum StartError {
 }
 
 /// Begins a life of instance `config.instance`, above incarnation `above`. The caller holds this instance's locks on all redo and data files.
-pub(super) async fn start(config: &Config, shape: &Shape, above: Incarnation) -> Result<Arc<Member>, StartError> {
+/// `words` are what operators have said of lives that are over.
+pub(super) async fn start(config: &Config, shape: &Shape, above: Incarnation, words: &[Word]) -> Result<Arc<Member>, StartError> {
+    let confirmed = words.iter().filter(|word| word.id == config.instance).map(|word| Incarnation(word.incarnation)).max();
     let (send, receive) = tokio::sync::oneshot::channel();
     let (config, shape) = (config.clone(), *shape);
     let thread = std::thread::Builder::new().name("membership".into()).spawn(move || {
@@ -57,7 +61,7 @@ pub(super) async fn start(config: &Config, shape: &Shape, above: Incarnation) ->
             Err(error) => return drop(send.send(Err(StartError::Thread(error)))),
         };
         runtime.block_on(async move {
-            let setup = match setup(&config, &shape, above, seams, disk) {
+            let setup = match setup(&config, &shape, (above, confirmed), seams, disk) {
                 Ok(setup) => setup,
                 Err(error) => return drop(send.send(Err(StartError::Thread(error)))),
             };
@@ -73,7 +77,13 @@ pub(super) async fn start(config: &Config, shape: &Shape, above: Incarnation) ->
     receive.await.unwrap_or_else(|_| Err(StartError::Thread("the membership thread ended".into())))
 }
 
-fn setup(config: &Config, shape: &Shape, above: Incarnation, seams: Seams, disk: Arc<dyn Disk>) -> Result<Setup, CommandError> {
+fn setup(
+    config: &Config,
+    shape: &Shape,
+    (above, confirmed): (Incarnation, Option<Incarnation>),
+    seams: Seams,
+    disk: Arc<dyn Disk>,
+) -> Result<Setup, CommandError> {
     let boot = HostId::own()?;
     let (cluster, own) = (shape.cluster, config.clone());
     let (for_link, for_fencer, fenced) = (seams.clone(), seams.clone(), config.clone());
@@ -87,13 +97,39 @@ fn setup(config: &Config, shape: &Shape, above: Incarnation, seams: Seams, disk:
         options: config.membership.clone(),
         host: Host { machine: HostId::machine(), boot: boot.0 },
         above,
-        confirmed: None,
+        confirmed,
         link: Box::new(move |life, epoch| {
             let link = super::link::connect(&own, cluster, Role::Instance, life, epoch, &for_link);
             Box::pin(async move { link.map_err(|error| error.to_string()) })
         }),
         fencer: Box::new(move |desk, demands| fencer(&fenced, &for_fencer, boot, desk, demands)),
     })
+}
+
+/// Says in every view that waits for it what operators have said before this instance ran.
+pub(super) fn carry_out(member: &Arc<Member>, words: Vec<Word>, seams: &Seams) {
+    if words.is_empty() {
+        return;
+    }
+    let member = member.clone();
+    let task = async move {
+        let mut view = member.view();
+        loop {
+            let waiting = view.borrow_and_update().as_ref().map(|view| view.unconfirmed.clone()).unwrap_or_default();
+            let said = |life: &&Identity| words.iter().any(|word| (word.id, word.incarnation) == (life.id.0, life.incarnation.0));
+            for life in waiting.iter().filter(said) {
+                match member.confirm_fence(life.id, life.incarnation, BY_COMMAND).await {
+                    Ok(epoch) => tracing::warn!(%life, epoch = epoch.0, "the fence is confirmed by an operator's word in fences.jsonl"),
+                    // Somebody else has confirmed it meanwhile, or this life is over.
+                    Err(why) => tracing::info!(%life, why, "an operator's word in fences.jsonl isn't carried out"),
+                }
+            }
+            if view.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    seams.spawn("operators' words", Box::pin(task));
 }
 
 /// The configured methods, in their order.

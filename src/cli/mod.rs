@@ -17,6 +17,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod connect;
 pub mod demo;
+pub mod devices;
 mod door;
 pub mod fence;
 mod guard;

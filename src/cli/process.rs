@@ -68,6 +68,11 @@ impl Identity {
         boot().is_ok_and(|boot| boot == self.boot) && started(self.pid) == Some(self.started)
     }
 
+    /// Whether it lives and nothing has begun to end it: a process that was sent SIGKILL holds its locks for a moment longer.
+    pub fn stays(&self) -> bool {
+        self.is_alive() && !is_ending(self.pid)
+    }
+
     /// Sends a signal to this process and to no other. False when it is gone.
     ///
     /// # Errors
@@ -176,6 +181,18 @@ fn started(pid: u32) -> Option<u64> {
     fields.nth(18).filter(|_| alive)?.parse().ok()
 }
 
+/// Whether the process exits, or has SIGKILL waiting for it. One that isn't there has ended.
+fn is_ending(pid: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let kill = 1_u64 << (libc::SIGKILL - 1);
+    let pending = ["SigPnd:", "ShdPnd:"].iter().any(|name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & kill != 0)
+    });
+    // Its memory goes first: a process without any is on its way out.
+    pending || !status.lines().any(|line| line.starts_with("VmSize:"))
+}
+
 fn boot() -> Result<String, CommandError> {
     let path = "/proc/sys/kernel/random/boot_id";
     Ok(std::fs::read_to_string(path).map_err(|error| format!("can't read {path}: {error}"))?.trim().to_string())
@@ -190,6 +207,7 @@ mod tests {
         let own = Identity::own().unwrap();
         assert!(own.is_alive());
         assert!(own.signal(0).unwrap());
+        assert!(own.stays());
         let earlier = Identity { started: own.started - 1, ..own.clone() };
         assert!(!earlier.is_alive());
         assert!(!earlier.signal(libc::SIGKILL).unwrap(), "or this test would be dead now");

@@ -23,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::admin::server::{Board, show_report};
 use super::config::Config;
 use super::door::Door;
+use super::fence;
 use super::layout::{ClusterDir, InstanceDir};
 use super::member::{self, Seen, StartError};
 use super::observe::read_control;
@@ -43,7 +44,7 @@ use crate::recovery::{OnProgress, Progress};
 const EVERY: Duration = Duration::from_millis(5);
 
 /// Until instances share their caches, only this one serves SQL.
-const SERVES_SQL: u16 = 1;
+pub(super) const SERVES_SQL: u16 = 1;
 
 /// Longest wait for a view without this instance when it stops.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
@@ -236,7 +237,8 @@ impl Run {
             Volume::open(disk.clone(), &config.storage.paths(), Access::Write(config.thread())).await.map_err(with(exit::NOT_OPENED))?;
         let control = read_control(disk, config).await.map_err(&unopened)?;
         let above = self.above.max(control.writer.incarnation);
-        let member = match member::start(config, volume.shape(), above).await {
+        let words = self.home.as_ref().map_or(Ok(Vec::new()), |home| fence::words(&home.cluster())).map_err(&unopened)?;
+        let member = match member::start(config, volume.shape(), above, &words).await {
             Ok(member) => member,
             Err(StartError::Thread(error)) => return Err(unopened(error)),
             Err(StartError::Member(error)) => return Err(self.no_member(error)),
@@ -254,6 +256,7 @@ impl Run {
             leash.joined(standing.epoch);
         }
         self.follow_views(&member, board);
+        member::carry_out(&member, words, seams);
         let Standing { incarnation, epoch } = standing;
         let served = async {
             if config.instance != SERVES_SQL {

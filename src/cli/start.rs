@@ -20,6 +20,7 @@ use super::admin::State;
 use super::config::Config;
 use super::layout::{ClusterDir, InstanceDir};
 use super::observe::{Observed, observe};
+use super::process::Identity;
 use super::{CommandError, on_runtime};
 use crate::base::options::DiskKind;
 use crate::base::runtime::join_all;
@@ -113,7 +114,8 @@ impl Start {
         loop {
             let seen = self.look(config).await?;
             match seen.state {
-                State::Open if seen.complaint.is_none() => {
+                // One that has lost its guard, or whose guard was just killed, is about to end: then it is started.
+                State::Open if seen.complaint.is_none() && seen.guard.as_ref().is_some_and(Identity::stays) => {
                     shown.end();
                     return Ok(seen);
                 }

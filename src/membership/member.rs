@@ -33,6 +33,7 @@ use super::io::{Event, FenceOutcome, Input, Output, ParkReason, StopReason};
 use super::options::Options;
 use super::paxos::Paxos;
 use super::sector::VotingId;
+use super::survey::Snapshot;
 use super::view::{Identity, Method, View};
 use crate::base::{ClusterId, Epoch, Incarnation, Instant, Random, ThreadId};
 
@@ -177,6 +178,11 @@ impl Member {
     /// The newest decided view that this instance knows.
     pub fn view(&self) -> Option<&Arc<View>> {
         self.view.as_ref()
+    }
+
+    /// What the last read of a voting file said, if that was believed.
+    pub fn snapshot(&self, file: VotingId) -> Option<&Arc<Snapshot>> {
+        self.files.get(&file)?.snapshot.as_ref()
     }
 
     /// This life; 0 before [`Event::Announced`].

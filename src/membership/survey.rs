@@ -1,6 +1,7 @@
 //! What the voting files say: their sectors decoded, and what follows for a reader. For the state machine, the guard and the commands.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::ballot;
 use super::guard::GuardRecord;
@@ -32,17 +33,32 @@ pub struct Snapshot {
     pub instances: Vec<Sectors>,
     /// What isn't whole.
     pub faults: Vec<(ThreadId, SectorKind, SectorFault)>,
+    /// What was decoded.
+    region: Vec<u8>,
 }
 
 impl Snapshot {
     /// Decodes a read of [`region_bytes`] bytes from [`super::sector::SECTORS_AT`] on.
     pub fn decode(cluster: ClusterId, file: VotingId, threads: u16, region: &[u8]) -> Snapshot {
-        let mut snapshot = Snapshot { file, instances: Vec::with_capacity(threads.into()), faults: Vec::new() };
+        Snapshot::decode_after(None, cluster, file, threads, region)
+    }
+
+    /// The same, after an earlier read of the same file of the same cluster: sectors with the very bytes that were found whole then aren't
+    /// decoded again. Nearly all are such, and this is most of what an idle cluster would do.
+    pub fn decode_after(before: Option<&Snapshot>, cluster: ClusterId, file: VotingId, threads: u16, region: &[u8]) -> Snapshot {
+        let before = before.filter(|before| before.file == file);
+        let instances = Vec::with_capacity(threads.into());
+        let mut snapshot = Snapshot { file, instances, faults: Vec::new(), region: region.to_vec() };
         for instance in (1..=threads).map(ThreadId) {
             let mut sectors = Sectors::default();
+            let old = before.and_then(|before| before.instances.get(usize::from(instance.0) - 1).map(|old| (old, &before.region)));
             for kind in SectorKind::ALL {
                 let at = (usize::from(instance.0 - 1) * SECTORS_EACH + kind as usize - 1) * SECTOR;
                 let bytes = region.get(at..at + SECTOR).unwrap_or(&[]);
+                if let Some((old, _)) = old.filter(|(old, had)| old.head(kind).is_some() && had.get(at..at + SECTOR) == Some(bytes)) {
+                    sectors.keep(kind, old);
+                    continue;
+                }
                 if let Err(fault) = sectors.read(&Place { cluster, file, instance, kind }, bytes) {
                     snapshot.faults.push((instance, kind, fault));
                 }
@@ -77,6 +93,16 @@ impl Sectors {
         Ok(())
     }
 
+    /// Takes over what was decoded before.
+    fn keep(&mut self, kind: SectorKind, old: &Sectors) {
+        match kind {
+            SectorKind::Heartbeat => self.heartbeat = old.heartbeat,
+            SectorKind::Ballot => self.ballot.clone_from(&old.ballot),
+            SectorKind::View => self.view.clone_from(&old.view),
+            SectorKind::Guard => self.guard = old.guard,
+        }
+    }
+
     /// The head of the sector of this kind.
     pub fn head(&self, kind: SectorKind) -> Option<&Head> {
         match kind {
@@ -91,18 +117,19 @@ impl Sectors {
 /// Reads of several files together: what a guard or a command may believe.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
-    snapshots: BTreeMap<VotingId, Snapshot>,
+    snapshots: BTreeMap<VotingId, Arc<Snapshot>>,
 }
 
 impl Survey {
     /// Of these reads, one per file.
-    pub fn of(snapshots: impl IntoIterator<Item = Snapshot>) -> Survey {
-        Survey { snapshots: snapshots.into_iter().map(|snapshot| (snapshot.file, snapshot)).collect() }
+    pub fn of(snapshots: impl IntoIterator<Item = impl Into<Arc<Snapshot>>>) -> Survey {
+        let snapshots = snapshots.into_iter().map(Into::into);
+        Survey { snapshots: snapshots.map(|snapshot: Arc<Snapshot>| (snapshot.file, snapshot)).collect() }
     }
 
     /// The newest view that stands in any file: it is decided, since only decided views are written into view sectors.
     pub fn newest(&self) -> Option<&View> {
-        self.snapshots.values().filter_map(Snapshot::newest).max_by_key(|view| view.epoch)
+        self.snapshots.values().filter_map(|snapshot| snapshot.newest()).max_by_key(|view| view.epoch)
     }
 
     /// Whether a majority of the voting files of [`Survey::newest`] answered, and no accepted ballot hints at a newer view: then that view
@@ -125,12 +152,54 @@ impl Survey {
     }
 
     /// The reads.
-    pub fn snapshots(&self) -> impl Iterator<Item = &Snapshot> {
+    pub fn snapshots(&self) -> impl Iterator<Item = &Arc<Snapshot>> {
         self.snapshots.values()
     }
 
     fn sectors(&self, id: ThreadId) -> impl Iterator<Item = &Sectors> {
         let at = usize::from(id.0.saturating_sub(1));
         self.snapshots.values().filter_map(move |snapshot| snapshot.instances.get(at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::heartbeat::Standing;
+    use super::super::sector::{Head, format_region};
+    use super::*;
+    use crate::base::{Epoch, Incarnation};
+
+    const CLUSTER: ClusterId = ClusterId([7; 16]);
+    const FILE: VotingId = VotingId(5);
+
+    fn same(one: &Snapshot, other: &Snapshot) -> bool {
+        format!("{:?}{:?}", one.instances, one.faults) == format!("{:?}{:?}", other.instances, other.faults)
+    }
+
+    #[test]
+    fn what_was_decoded_before_is_taken_over_only_where_no_byte_has_changed() {
+        let mut region = format_region(CLUSTER, FILE, Some(&View::genesis(&[FILE])));
+        let first = Snapshot::decode(CLUSTER, FILE, 3, &region);
+        assert!(first.faults.is_empty());
+        let instance = ThreadId(2);
+        let place = Place { cluster: CLUSTER, file: FILE, instance, kind: SectorKind::Heartbeat };
+        let head = Head { incarnation: Incarnation(4), sequence: 9, epoch: Epoch(1), ..Head::default() };
+        let at = (SECTORS_EACH + SectorKind::Heartbeat as usize - 1) * SECTOR;
+        let beat = Heartbeat { standing: Standing::Member, ..Heartbeat::default() };
+        region[at..at + SECTOR].copy_from_slice(&beat.encode(&place, &head)[..]);
+        let second = Snapshot::decode_after(Some(&first), CLUSTER, FILE, 3, &region);
+        assert!(same(&second, &Snapshot::decode(CLUSTER, FILE, 3, &region)));
+        assert_eq!(second.instances[1].head(SectorKind::Heartbeat), Some(&head));
+        // A flip in what has been whole so far is found, stays found, and its end too.
+        for (bit, faults) in [(1, 1), (0, 1), (1, 0)] {
+            region[3 * SECTOR + 100] ^= bit;
+            let before = second.clone();
+            let third = Snapshot::decode_after(Some(&before), CLUSTER, FILE, 3, &region);
+            assert_eq!(third.faults.len(), faults);
+            assert!(same(&third, &Snapshot::decode(CLUSTER, FILE, 3, &region)));
+            assert!(same(&Snapshot::decode_after(Some(&third), CLUSTER, FILE, 3, &region), &third));
+        }
+        let other = Snapshot::decode_after(Some(&second), CLUSTER, VotingId(6), 3, &region);
+        assert_eq!(other.faults.len(), 12, "sectors of another file");
     }
 }

@@ -14,7 +14,7 @@ use super::load::last_step;
 use super::plan::{CLIENTS, Plan, ROWS, STEPS};
 use crate::base::TreeId;
 use crate::cli::config::Config;
-use crate::cli::{CommandError, on_runtime};
+use crate::cli::{CommandError, on_runtime, votes};
 use crate::node::storage::Opening;
 use crate::node::store::Store;
 use crate::recovery::RecoveryReport;
@@ -64,6 +64,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
     let journal = read_journal(&std::fs::read_to_string(&args.journal)?)?;
     on_runtime(config.options.disk, async move |seams, disk| {
         let thread = config.thread();
+        let _nobody = votes::claim(&config, &seams, &disk, super::DRAIN_PATIENCE).await?;
         let opening =
             Opening { seams, disk, paths: config.storage.paths(), thread, options: config.options, on_progress: None, on_checkpoint: None };
         let store = Store::open(opening).await?;

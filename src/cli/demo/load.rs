@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use super::plan::{CLIENTS, Plan, TREES};
 use crate::base::TreeId;
 use crate::cli::config::Config;
-use crate::cli::{CommandError, on_runtime};
+use crate::cli::{CommandError, on_runtime, votes};
 use crate::node::storage::Opening;
 use crate::node::store::Store;
 use crate::table::{TableError, Write};
@@ -39,6 +39,7 @@ pub fn run(args: Args) -> Result<bool, CommandError> {
     let config = Config::load(&args.config)?;
     on_runtime(config.options.disk, async move |seams, disk| {
         let thread = config.thread();
+        let _nobody = votes::claim(&config, &seams, &disk, super::DRAIN_PATIENCE).await?;
         let opening = Opening {
             seams: seams.clone(),
             disk,

@@ -24,8 +24,8 @@ use super::config::Config;
 use super::layout::ClusterDir;
 use super::observe::{Observed, observe};
 use super::process::Presence;
-use super::serve::DRAIN_PATIENCE;
-use super::{CommandError, on_runtime};
+use super::serve::{DRAIN_PATIENCE, SERVES_SQL};
+use super::{CommandError, on_runtime, votes};
 use crate::base::Seams;
 use crate::disk::{Disk, lock};
 use crate::node::storage::Opening;
@@ -84,13 +84,18 @@ async fn verify(
     disk: Arc<dyn Disk>,
     teller: &mut Teller,
 ) -> Result<Summary, CommandError> {
-    if let Some(open) = all.iter().find(|instance| instance.state == State::Open) {
+    // Until instances share their caches, only one of them has the storage open.
+    if let Some(open) = all.iter().find(|instance| instance.state == State::Open && instance.id == SERVES_SQL) {
         let socket = cluster.instance(open.id).socket();
         let done = client::ask(seams, &socket, &Request::Verify {}, |answer| teller.hear(answer)).await?;
         return Ok(serde_json::from_value(done)?);
     }
     if let Some(busy) = all.iter().find(|instance| !matches!(instance.state, State::Stopped | State::Dead)) {
-        return Err(format!("instance {} is {}: wait until it is open or stopped", busy.id, busy.state).into());
+        let what = match busy.state {
+            State::Open => format!("but it is instance {SERVES_SQL} that checks the storage: start that, or stop all"),
+            _ => "wait until it is open or stopped".into(),
+        };
+        return Err(format!("instance {} is {}: {what}", busy.id, busy.state).into());
     }
     match all.iter().find(|instance| instance.state == State::Dead) {
         Some(dead) if recover => recovered(cluster, &cluster.config(dead.id)?, seams, disk, teller).await,
@@ -108,10 +113,11 @@ async fn recovered(
     teller: &mut Teller,
 ) -> Result<Summary, CommandError> {
     let home = cluster.instance(config.instance);
+    let _nobody = votes::claim(config, seams, &disk, DRAIN_PATIENCE).await?;
     let board = Board::new();
     let _presence = Presence::announce(&home, seams).await?;
     let _socket = board.listen(&home, seams)?;
-    for path in config.files() {
+    for path in config.storage.redo.iter().chain(&config.storage.data) {
         // The process that crashed may have left I/O under way.
         lock::wait_free(seams, path, config.thread(), DRAIN_PATIENCE).await?;
     }

@@ -1,6 +1,7 @@
 //! One voting file as this life uses it: what is in flight, what it has acknowledged, what it last said, whether it is believed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Incarnation, Instant, ThreadId};
@@ -59,7 +60,7 @@ pub(super) struct File {
     /// Start of the newest round: heartbeat written, then everything read, whole and without a sign of a newer view.
     pub(super) round: Option<Instant>,
     /// The last answer.
-    pub(super) snapshot: Option<Snapshot>,
+    pub(super) snapshot: Option<Arc<Snapshot>>,
     known: BTreeMap<Which, Age>,
     trouble: Option<FileTrouble>,
     /// Since when, and in how many reads, a sector wasn't whole.

@@ -2,6 +2,7 @@
 
 use super::files::OWN;
 use super::{Member, Stage};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Instant, ThreadId};
@@ -20,7 +21,7 @@ impl Member {
             Ok(region) => region,
             Err(why) => return self.fails(id, why, out),
         };
-        let snapshot = Snapshot::decode(self.start.cluster, id, self.start.threads, &region);
+        let snapshot = Snapshot::decode_after(file.snapshot.as_deref(), self.start.cluster, id, self.start.threads, &region);
         let accepted = match file.believe(&reading, &snapshot) {
             Ok(accepted) => accepted,
             Err(why) => {
@@ -56,7 +57,7 @@ impl Member {
             self.answered(now, id, accepted.round, &blocks, out);
         }
         if let Some(file) = self.files.get_mut(&id) {
-            file.snapshot = Some(snapshot);
+            file.snapshot = Some(Arc::new(snapshot));
         }
     }
 

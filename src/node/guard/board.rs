@@ -6,12 +6,12 @@
 //!
 //! The sector's contents are replaced as a whole; a file that was late gets the newest. An unreadable file is one that did not answer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::GuardError;
 use super::voting::{self, VotingFile};
@@ -23,10 +23,12 @@ use crate::membership::guard::{Child, GuardRecord};
 use crate::membership::heartbeat::head;
 use crate::membership::sector::{Place, SectorKind};
 use crate::membership::survey::{Snapshot, Survey};
-use crate::page::superblock::{Shape, StorageError};
+use crate::page::superblock::{Shape, StorageError, StorageFault};
 
 /// Between two tries to open a file that could not be opened.
 const REOPEN: Duration = Duration::from_secs(2);
+/// Longest wait for files to be opened when the guard starts: others must do.
+const FIRST_OPEN: Duration = Duration::from_secs(5);
 /// Longest wait for a majority when the guard starts.
 const FIRST_READ: Duration = Duration::from_secs(30);
 /// Longest wait for the voting files when a child has died: what they would say is useful, but not worth more.
@@ -75,7 +77,9 @@ struct Wanted {
 struct Slot {
     path: PathBuf,
     voting: Option<VotingFile>,
-    latest: Option<Snapshot>,
+    /// An attempt to open it that hadn't ended when this was looked at: it may hold the lock already, so nobody begins another one.
+    opening: Option<Attempt>,
+    latest: Option<Arc<Snapshot>>,
     acked: u64,
 }
 
@@ -83,44 +87,26 @@ impl Board {
     /// Opens the files, of which a majority must answer, and begins a life.
     pub(super) async fn open(opening: Opening) -> Result<Board, GuardError> {
         let Opening { seams, disk, id, paths, interval } = opening;
-        let mut opened = Vec::new();
-        let mut why = None;
-        let mut shape: Option<Shape> = None;
-        for path in &paths {
-            match open_when_free(&seams, &disk, path, id, shape.map(|shape| shape.cluster)).await {
-                Ok(voting) => {
-                    shape.get_or_insert(voting.shape);
-                    opened.push(Some(voting));
-                }
-                Err(StorageError::Disk(DiskError::InUse { .. })) => return Err(GuardError::Second { id, file: path.clone() }),
-                Err(error) => {
-                    tracing::error!(file = %path.display(), %error, "a voting file can't be used; a majority of the others must do");
-                    why = Some(error);
-                    opened.push(None);
-                }
-            }
-        }
-        let majority = paths.len() / 2 + 1;
-        let Some(shape) = shape.filter(|_| opened.iter().flatten().count() >= majority) else {
-            let why = why.map_or_else(|| "none is configured".into(), |error| error.to_string());
-            return Err(GuardError::NoMajority { files: paths.len(), why });
+        let files = paths.len();
+        let (places, why) = open_all(&seams, &disk, id, paths).await?;
+        let majority = files / 2 + 1;
+        let opened: Vec<VotingFile> = places.iter().filter_map(|slot| slot.voting.clone()).collect();
+        let Some(shape) = opened.first().map(|voting| voting.shape).filter(|_| opened.len() >= majority) else {
+            return Err(GuardError::NoMajority { files, why: why.unwrap_or_else(|| "none is configured".into()) });
         };
-        let files: Vec<VotingFile> = opened.iter().flatten().cloned().collect();
-        let answers = read_some(&seams, &disk, &files, majority, FIRST_READ).await;
+        let answers = read_some(&seams, &disk, &opened, majority, FIRST_READ).await;
         if answers.len() < majority {
             let why = format!("only {} answered within {} s", answers.len(), FIRST_READ.as_secs());
-            return Err(GuardError::NoMajority { files: paths.len(), why });
+            return Err(GuardError::NoMajority { files, why });
         }
         let survey = Survey::of(answers);
         let before = survey.guard(id).map_or(Incarnation(0), |(head, _)| head.incarnation);
         let (wanted, _) = watch::channel(Wanted::default());
-        let slot = |(path, voting)| Slot { path, voting, latest: None, acked: 0 };
-        let places = Mutex::new(paths.into_iter().zip(opened).map(slot).collect());
         let life = Incarnation(before.0 + 1);
-        let shared = Shared { seams, disk, id, interval, cluster: shape.cluster, shape, life, places, wanted };
+        let shared = Shared { seams, disk, id, interval, cluster: shape.cluster, shape, life, places: Mutex::new(places), wanted };
         let board = Board { shared: Arc::new(shared) };
         for snapshot in survey.snapshots() {
-            board.keep(snapshot.clone());
+            board.keep(snapshot);
         }
         Ok(board)
     }
@@ -173,6 +159,12 @@ impl Board {
         here.chain(self.proven(self.shared.id).map(|(incarnation, _)| incarnation)).max()
     }
 
+    /// Reads all files now: where peers are, and the epoch, may be news.
+    pub(super) fn look(&self) {
+        // Nothing else is wanted of them than before; whoever waits for that wakes up, and reads.
+        self.shared.wanted.send_modify(|_| {});
+    }
+
     async fn serve(&self, at: usize, heard: &mpsc::Sender<()>) {
         let mut wanted = self.shared.wanted.subscribe();
         let mut failing: Option<Instant> = None;
@@ -205,15 +197,18 @@ impl Board {
 
     /// Opens the file if it isn't, writes what is wanted there, reads what stands there.
     async fn turn(&self, at: usize, wanted: Wanted) -> Result<(), StorageError> {
-        let Shared { disk, id, cluster, .. } = &*self.shared;
-        let (path, voting, acked) = {
+        let Shared { seams, disk, id, cluster, .. } = &*self.shared;
+        let (path, voting, acked, before) = {
             let places = self.shared.places.lock();
-            (places[at].path.clone(), places[at].voting.clone(), places[at].acked)
+            let Slot { path, voting, latest, acked, .. } = &places[at];
+            (path.clone(), voting.clone(), *acked, latest.clone())
         };
         let voting = match voting {
             Some(voting) => voting,
             None => {
-                let opened = voting::open(disk, &path, Access::Write(guard_lock(*id)), Some(*cluster)).await?;
+                let begun = self.shared.places.lock()[at].opening.take();
+                let opened = begun.unwrap_or_else(|| attempt(seams, disk, &path, *id)).await.expect("an attempt ends with an answer")?;
+                let opened = belongs(opened, *cluster)?;
                 self.shared.places.lock()[at].voting = Some(opened.clone());
                 opened
             }
@@ -226,8 +221,8 @@ impl Board {
             disk.write(voting.file, offset, Buffer::copy_of(&bytes[..]), Durability::Durable).await.1?;
             self.shared.places.lock()[at].acked = wanted.sequence;
         }
-        let snapshot = voting::read(disk, &voting).await?;
-        self.shared.places.lock()[at].latest = Some(snapshot);
+        let snapshot = voting::read(disk, &voting, before.as_deref()).await?;
+        self.shared.places.lock()[at].latest = Some(Arc::new(snapshot));
         Ok(())
     }
 
@@ -240,30 +235,85 @@ impl Board {
         places.iter().filter_map(|slot| Some((slot.voting.as_ref()?.id, slot.acked))).collect()
     }
 
-    fn keep(&self, snapshot: Snapshot) {
+    fn keep(&self, snapshot: &Arc<Snapshot>) {
         let mut places = self.shared.places.lock();
         let is_of = |slot: &&mut Slot| slot.voting.as_ref().is_some_and(|voting| voting.id == snapshot.file);
         if let Some(slot) = places.iter_mut().find(is_of) {
-            slot.latest = Some(snapshot);
+            slot.latest = Some(snapshot.clone());
         }
     }
 }
 
-/// Opens a voting file under the guard's lock, waiting a moment for a guard that is going.
-async fn open_when_free(
+/// What an attempt to open a voting file comes to.
+type Attempt = oneshot::Receiver<Result<VotingFile, StorageError>>;
+
+/// Opens a voting file under the guard's lock beside everything else, waiting a moment for a guard that is going.
+fn attempt(seams: &Seams, disk: &Arc<dyn Disk>, path: &Path, id: ThreadId) -> Attempt {
+    let (send, receive) = oneshot::channel();
+    let (own, disk, path) = (seams.clone(), disk.clone(), path.to_path_buf());
+    let open = async move {
+        let begun = own.now();
+        let outcome = loop {
+            match voting::open(&own, &disk, &path, Access::Write(guard_lock(id)), None).await {
+                Err(StorageError::Disk(DiskError::InUse { .. })) if own.now().since(begun) < GUARD_GOES => own.sleep(EVERY).await,
+                outcome => break outcome,
+            }
+        };
+        // A guard that couldn't begin has gone.
+        drop(send.send(outcome));
+    };
+    seams.spawn("guard opens a voting file", Box::pin(open));
+    receive
+}
+
+/// Refuses another cluster's file.
+fn belongs(voting: VotingFile, cluster: ClusterId) -> Result<VotingFile, StorageError> {
+    if voting.shape.cluster == cluster {
+        return Ok(voting);
+    }
+    let fault = StorageFault::Cluster { expected: cluster, found: voting.shape.cluster };
+    Err(StorageError::Fault { file: voting.path, offset: 0, fault })
+}
+
+/// Opens all files at once. Those that hang are left behind, for [`Board::turn`] to wait for. Also why one can't be used.
+async fn open_all(
     seams: &Seams,
     disk: &Arc<dyn Disk>,
-    path: &std::path::Path,
     id: ThreadId,
-    cluster: Option<ClusterId>,
-) -> Result<VotingFile, StorageError> {
-    let begun = seams.now();
-    loop {
-        match voting::open(disk, path, Access::Write(guard_lock(id)), cluster).await {
-            Err(StorageError::Disk(DiskError::InUse { .. })) if seams.now().since(begun) < GUARD_GOES => seams.sleep(EVERY).await,
-            outcome => return outcome,
+    paths: Vec<PathBuf>,
+) -> Result<(Vec<Slot>, Option<String>), GuardError> {
+    let attempts: Vec<Attempt> = paths.iter().map(|path| attempt(seams, disk, path, id)).collect();
+    let (mut late, mut is_late) = (seams.sleep(FIRST_OPEN), false);
+    let (mut places, mut why): (Vec<Slot>, _) = (Vec::new(), None);
+    for (path, mut attempt) in paths.into_iter().zip(attempts) {
+        let answer = tokio::select! {
+            biased;
+            answer = &mut attempt => Some(answer.expect("an attempt ends with an answer")),
+            () = &mut late, if !is_late => { is_late = true; None }
+            () = std::future::ready(()), if is_late => None,
+        };
+        let mut slot = Slot { path, voting: None, opening: None, latest: None, acked: 0 };
+        let cluster = places.iter().find_map(|slot| slot.voting.as_ref()).map(|voting| voting.shape.cluster);
+        let trouble = match answer.map(|answer| answer.and_then(|voting| belongs(voting.clone(), cluster.unwrap_or(voting.shape.cluster))))
+        {
+            Some(Ok(voting)) => {
+                slot.voting = Some(voting);
+                None
+            }
+            Some(Err(StorageError::Disk(DiskError::InUse { .. }))) => return Err(GuardError::Second { id, file: slot.path }),
+            Some(Err(error)) => Some(error.to_string()),
+            None => {
+                slot.opening = Some(attempt);
+                Some(format!("{} can't be opened within {} s", slot.path.display(), FIRST_OPEN.as_secs()))
+            }
+        };
+        if let Some(trouble) = &trouble {
+            tracing::error!(file = %slot.path.display(), trouble, "a voting file can't be used; a majority of the others must do");
         }
+        why = trouble.or(why);
+        places.push(slot);
     }
+    Ok((places, why))
 }
 
 /// Reads `files` at once, until `enough` have answered or `patience` is over.
@@ -272,7 +322,7 @@ async fn read_some(seams: &Seams, disk: &Arc<dyn Disk>, files: &[VotingFile], en
     for file in files {
         let (disk, file, send) = (disk.clone(), file.clone(), send.clone());
         let read = async move {
-            match voting::read(&disk, &file).await {
+            match voting::read(&disk, &file, None).await {
                 // Nobody listens any more when there were enough.
                 Ok(snapshot) => drop(send.send(snapshot).await),
                 Err(error) => tracing::warn!(file = %file.path.display(), %error, "a voting file doesn't answer"),

@@ -194,6 +194,8 @@ pub struct Guard {
     /// Whether any child came so far that it was a member.
     served: bool,
     stopping: bool,
+    /// Epoch of the newest view heard of.
+    epoch: Epoch,
 }
 
 impl Guard {
@@ -202,7 +204,7 @@ impl Guard {
         let state = State::Looking { after: None, killed: Epoch(0), told: now };
         out.push(Output::Look);
         let none = Incarnation(0);
-        Guard { id, options, state, dead: none, drained: none, restarts: 0, served: false, stopping: false }
+        Guard { id, options, state, dead: none, drained: none, restarts: 0, served: false, stopping: false, epoch: Epoch(0) }
     }
 
     /// When a [`Input::Tick`] is due, if ever.
@@ -230,11 +232,7 @@ impl Guard {
             Input::Looked { look, highest } => self.looked(now, look, highest, out),
             Input::View(verdict) => self.view(verdict, out),
             Input::Demand { from, victim } => self.demand(from, victim, out),
-            Input::Up(peer) => {
-                if self.drained > Incarnation(0) {
-                    out.push(Output::Report { to: Some(peer), report: Report::new(self.id, self.drained, true) });
-                }
-            }
+            Input::Up(peer) => self.tell(Some(peer), out),
             Input::Stop => self.stop(out),
         }
     }
@@ -348,7 +346,30 @@ impl Guard {
         self.tick(now, out);
     }
 
+    /// Says all that is known of deaths.
+    fn tell(&self, to: Option<Peer>, out: &mut Vec<Output>) {
+        if self.drained > Incarnation(0) {
+            out.push(Output::Report { to, report: Report::new(self.id, self.drained, true) });
+        }
+        if self.dead > self.drained {
+            out.push(Output::Report { to, report: Report::new(self.id, self.dead, false) });
+        }
+    }
+
+    /// A newer epoch was heard of. What was said in an older one was refused by whoever had crossed over before (rule 6): it is said again,
+    /// until a new life is a member.
+    fn cross(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
+        if epoch <= self.epoch {
+            return;
+        }
+        self.epoch = epoch;
+        if !matches!(self.state, State::Running(Child { joined: Some(_), .. })) {
+            self.tell(None, out);
+        }
+    }
+
     fn view(&mut self, verdict: Verdict, out: &mut Vec<Output>) {
+        self.cross(verdict.epoch, out);
         let State::Running(child) = &mut self.state else { return };
         let Some(incarnation) = child.incarnation else { return };
         if verdict.member == Some(incarnation) {

@@ -291,6 +291,10 @@ impl Hands {
             Output::Report { to, report } => {
                 if let Some(cluster) = &self.cluster {
                     cluster.peers.report(to, &report);
+                    if to.is_none() {
+                        // It may be of an epoch that is over by now, and not even known to a peer that has moved.
+                        cluster.board.look();
+                    }
                 }
             }
             Output::Say(what) => tracing::warn!(instance = self.id.0, "guard: {what}"),

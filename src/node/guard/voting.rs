@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::base::runtime::run_job;
 use crate::base::{ClusterId, Seams, ThreadId};
 use crate::disk::{Access, Buffer, Disk, DiskError, Durability, FileId};
 use crate::membership::sector::{SECTORS_AT, format_region, region_bytes};
@@ -68,12 +69,20 @@ pub async fn create(
     Ok(())
 }
 
-/// Opens a voting file, and makes sure that it is one.
+/// Opens a voting file, and makes sure that it is one. Opening may hang with the storage: it is done in a job, so that only this waits.
 ///
 /// # Errors
 /// It can't be opened, or is something else, or of another cluster than `cluster`.
-pub async fn open(disk: &Arc<dyn Disk>, path: &Path, access: Access, cluster: Option<ClusterId>) -> Result<VotingFile, StorageError> {
-    identify(disk, path, disk.open(path, access)?, cluster).await
+pub async fn open(
+    seams: &Seams,
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    access: Access,
+    cluster: Option<ClusterId>,
+) -> Result<VotingFile, StorageError> {
+    let (opener, there) = (disk.clone(), path.to_path_buf());
+    let file = run_job(seams, move || opener.open(&there, access)).await?;
+    identify(disk, path, file, cluster).await
 }
 
 /// Makes sure that an open file is a voting file.
@@ -95,15 +104,15 @@ pub async fn identify(disk: &Arc<dyn Disk>, path: &Path, file: FileId, cluster: 
     Ok(VotingFile { path: path.into(), file, id: VotingId(found.voting), shape: found.shape })
 }
 
-/// Reads all sectors of an open voting file.
+/// Reads all sectors of an open voting file; `before` is what an earlier read gave, so that what hasn't changed isn't decoded again.
 ///
 /// # Errors
 /// The disk's.
-pub async fn read(disk: &Arc<dyn Disk>, voting: &VotingFile) -> Result<Snapshot, DiskError> {
+pub async fn read(disk: &Arc<dyn Disk>, voting: &VotingFile, before: Option<&Snapshot>) -> Result<Snapshot, DiskError> {
     let threads = voting.shape.threads;
     let (buffer, outcome) = disk.read(voting.file, SECTORS_AT, Buffer::zeroed(region_bytes(threads))).await;
     outcome?;
-    Ok(Snapshot::decode(voting.shape.cluster, voting.id, threads, &buffer))
+    Ok(Snapshot::decode_after(before, voting.shape.cluster, voting.id, threads, &buffer))
 }
 
 #[cfg(test)]
@@ -133,12 +142,12 @@ mod tests {
             let (path, id) = (Path::new("voting.1"), VotingId(77));
             let genesis = View::genesis(&[id]);
             create(&disk, path, shape(1), 0, id, Some(&genesis)).await.unwrap();
-            let opened = open(&disk, path, Access::Read, Some(ClusterId([1; 16]))).await.unwrap();
+            let opened = open(&sim.runtime(), &disk, path, Access::Read, Some(ClusterId([1; 16]))).await.unwrap();
             assert_eq!((opened.id, opened.shape), (id, shape(1)));
-            let snapshot = read(&disk, &opened).await.unwrap();
+            let snapshot = read(&disk, &opened, None).await.unwrap();
             assert!(snapshot.faults.is_empty(), "{:?}", snapshot.faults);
             assert_eq!(snapshot.newest(), Some(&genesis));
-            let foreign = open(&disk, path, Access::Read, Some(ClusterId([2; 16]))).await.unwrap_err();
+            let foreign = open(&sim.runtime(), &disk, path, Access::Read, Some(ClusterId([2; 16]))).await.unwrap_err();
             assert!(matches!(foreign, StorageError::Fault { fault: StorageFault::Cluster { .. }, .. }), "{foreign}");
             assert!(create(&disk, path, shape(1), 0, id, None).await.is_err(), "it is there already");
         });

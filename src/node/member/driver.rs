@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::files::{Files, OpenTrouble, Opened};
 use super::status::{FenceStatus, FileState, Life, PeerStatus, lives, park_text, stop_text};
 use super::{Board, Member, MemberError, OpenLink, Order, Setup, Standing, outcome_of};
-use crate::base::{BoxFuture, ClusterId, Gate, Incarnation, Instant, Seams, ThreadId};
+use crate::base::{BoxFuture, Gate, Incarnation, Instant, Seams, ThreadId};
 use crate::fence::desk::Desk;
 use crate::fence::guard::Demands;
 use crate::fence::message::{DEMAND, Demand, is_ours};
@@ -71,9 +71,7 @@ struct Signs {
 /// The driver's state.
 pub(super) struct Driver {
     seams: Seams,
-    cluster: ClusterId,
     instance: ThreadId,
-    instances: u16,
     options: Options,
     files: Files,
     core: Core,
@@ -95,6 +93,8 @@ pub(super) struct Driver {
     /// Where peers are, for a link that opens later.
     addresses: BTreeMap<Peer, Option<SocketAddr>>,
     replacing: Vec<Replacing>,
+    /// When it was last shown how things stand.
+    shown: Instant,
     over: bool,
 }
 
@@ -157,9 +157,7 @@ pub(super) async fn start(setup: Setup, board: Arc<Board>) -> Result<Member, Mem
     let member = Member { instance, orders: news.clone(), board: board.clone(), gate: gate.clone(), desk: desk.clone() };
     let driver = Driver {
         seams: seams.clone(),
-        cluster,
         instance,
-        instances,
         options,
         files,
         core,
@@ -178,6 +176,7 @@ pub(super) async fn start(setup: Setup, board: Arc<Board>) -> Result<Member, Mem
         signs: BTreeMap::new(),
         addresses: BTreeMap::new(),
         replacing: Vec::new(),
+        shown: Instant::default(),
         over: false,
     };
     seams.spawn("membership", Box::pin(driver.run(inbox)));
@@ -200,7 +199,10 @@ impl Driver {
                     tick = self.seams.sleep(every);
                     self.try_files();
                     self.step(Input::Tick);
-                    self.show();
+                    // Events are shown at once; what else changes are heartbeats' ages.
+                    if self.seams.now().since(self.shown) >= Duration::from_millis(self.options.disk_interval_ms) {
+                        self.show();
+                    }
                 }
                 Some(news) => self.take(news),
             }
@@ -243,10 +245,11 @@ impl Driver {
     fn take(&mut self, news: News) {
         match news {
             News::Input(input) => {
-                if let Input::Read { file, result: Ok(region), .. } = &input {
-                    self.look(*file, region);
-                }
+                let read = if let Input::Read { file, result: Ok(_), .. } = &input { Some(*file) } else { None };
                 self.step(input);
+                if let Some(snapshot) = read.and_then(|file| self.core.snapshot(file).cloned()) {
+                    self.look(&snapshot);
+                }
             }
             News::Order(Order::Input(input)) => self.step(input),
             News::Order(Order::Confirm { id, incarnation, code }) => {
@@ -334,7 +337,11 @@ impl Driver {
                 Err(fault) => tracing::warn!(peer = %from.peer, %fault, "a heartbeat that can't be read"),
             },
             (Lane::Control, kind) if is_ours(kind) => match self.desk.heard(id, kind, &body) {
-                Ok(Some(report)) => self.step(Input::PeerDied { id, incarnation: report.dead(), drained: report.drained() }),
+                Ok(Some(report)) => {
+                    let (incarnation, drained) = (report.dead(), report.drained());
+                    tracing::info!(peer = id.0, incarnation = incarnation.0, drained, "its guard reports its death");
+                    self.step(Input::PeerDied { id, incarnation, drained });
+                }
                 Ok(None) => {}
                 Err(refused) => tracing::warn!(peer = %from.peer, why = %refused, "a guard's frame is refused"),
             },
@@ -343,8 +350,7 @@ impl Driver {
     }
 
     /// What guards and heartbeats on the voting files say of deaths and hosts.
-    fn look(&mut self, file: VotingId, region: &[u8]) {
-        let snapshot = Snapshot::decode(self.cluster, file, self.instances, region);
+    fn look(&mut self, snapshot: &Snapshot) {
         for (id, sectors) in (1..).map(ThreadId).zip(&snapshot.instances) {
             if let Some((head, heartbeat)) = &sectors.heartbeat
                 && head.sequence > 0
@@ -451,6 +457,7 @@ impl Driver {
             }
             Event::Stop(reason) => self.stop(reason),
         }
+        self.show();
         // Nobody may be listening.
         let _ = self.board.events.send(event);
     }
@@ -482,11 +489,11 @@ impl Driver {
         }
         self.board.view.send_replace(Some(view.clone()));
         self.view = Some(view);
-        self.show();
     }
 
     /// Puts up how things stand.
-    fn show(&self) {
+    fn show(&mut self) {
+        self.shown = self.seams.now();
         let mut voting = self.files.status();
         for file in &mut voting {
             let failed = self.failed_files.iter().find(|(id, _)| file.id.as_ref() == Some(&id.to_string()));
@@ -494,7 +501,7 @@ impl Driver {
                 (file.state, file.reason) = (FileState::Failed, Some(why.clone()));
             }
         }
-        let now = self.seams.now();
+        let now = self.shown;
         let age = |at: Instant| now.since(at).as_millis() as u64;
         let others = self.view.iter().flat_map(|view| &view.members).filter(|member| member.id != self.instance);
         let heartbeats = others.map(|member| {

@@ -11,6 +11,7 @@ use regroup::base::ThreadId;
 use regroup::base::options::DiskKind;
 use regroup::cli::config::Config;
 use regroup::disk::{Access, Disk, FileId, open_disk};
+use regroup::membership::VotingId;
 use regroup::page::superblock::{COPIES, FileKind, Shape, Superblock};
 use regroup::page::volume::read_copy;
 
@@ -20,7 +21,7 @@ use crate::output::Output;
 #[derive(Args)]
 pub(crate) struct Files {
     /// Configuration file that names the storage files.
-    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["redo", "data"])]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["redo", "data", "voting"])]
     config: Option<PathBuf>,
     /// A redo file; may be repeated, in any order: superblocks tell which is which.
     #[arg(long, global = true, value_name = "FILE")]
@@ -28,6 +29,9 @@ pub(crate) struct Files {
     /// A data file; may be repeated, in any order.
     #[arg(long, global = true, value_name = "FILE")]
     data: Vec<PathBuf>,
+    /// A voting file; may be repeated, in any order.
+    #[arg(long, global = true, value_name = "FILE")]
+    voting: Vec<PathBuf>,
 }
 
 /// A file, open for reading.
@@ -54,6 +58,8 @@ pub(crate) struct Store {
     pub(crate) redo: Vec<(ThreadId, usize)>,
     /// Data files with their number.
     pub(crate) data: Vec<(u16, usize)>,
+    /// Voting files with the id that views name them by.
+    pub(crate) voting: Vec<(VotingId, usize)>,
 }
 
 impl Files {
@@ -68,15 +74,17 @@ impl Files {
                 let paths = Config::load(config).map_err(|error| error.to_string())?.storage;
                 let redo = paths.redo.into_iter().enumerate().map(|(at, path)| (FileKind::Redo, u16::try_from(at + 1).ok(), path));
                 let data = paths.data.into_iter().enumerate().map(|(at, path)| (FileKind::Data, u16::try_from(at).ok(), path));
-                redo.chain(data).collect()
+                let voting = paths.voting.into_iter().enumerate().map(|(at, path)| (FileKind::Voting, u16::try_from(at).ok(), path));
+                redo.chain(data).chain(voting).collect()
             }
             None => {
                 let redo = self.redo.iter().map(|path| (FileKind::Redo, None, path.clone()));
-                redo.chain(self.data.iter().map(|path| (FileKind::Data, None, path.clone()))).collect()
+                let data = self.data.iter().map(|path| (FileKind::Data, None, path.clone()));
+                redo.chain(data).chain(self.voting.iter().map(|path| (FileKind::Voting, None, path.clone()))).collect()
             }
         };
         if listed.is_empty() {
-            return Err("no files: name a configuration with --config, or files with --redo and --data".into());
+            return Err("no files: name a configuration with --config, or files with --redo, --data and --voting".into());
         }
         let mut files = Vec::new();
         for (kind, number, path) in listed {
@@ -113,7 +121,7 @@ impl Store {
     pub(crate) async fn new(opened: OpenedFiles, out: &mut Output) -> Result<Store, String> {
         let mut shape: Option<Shape> = None;
         let mut unknown = Vec::new();
-        let (mut redo, mut data) = (Vec::new(), Vec::new());
+        let (mut redo, mut data, mut voting) = (Vec::new(), Vec::new(), Vec::new());
         for (at, file) in opened.files.iter().enumerate() {
             let found = match opened.superblock(file).await {
                 Ok(found) => found,
@@ -134,8 +142,7 @@ impl Store {
             match found.kind {
                 FileKind::Redo => redo.push((ThreadId(found.number), at)),
                 FileKind::Data => data.push((found.number, at)),
-                // Never listed: the finding above names it.
-                FileKind::Voting => {}
+                FileKind::Voting => voting.push((VotingId(found.voting), at)),
             }
         }
         let Some(shape) = shape else {
@@ -148,10 +155,11 @@ impl Store {
             match (file.kind, file.number) {
                 (FileKind::Redo, Some(number)) => redo.push((ThreadId(number), at)),
                 (FileKind::Data, Some(number)) => data.push((number, at)),
+                // Its id stands in the superblock only.
                 (FileKind::Voting, _) | (_, None) => {}
             }
         }
-        Ok(Store { opened, shape, redo, data })
+        Ok(Store { opened, shape, redo, data, voting })
     }
 
     /// The disk.

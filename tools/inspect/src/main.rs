@@ -12,6 +12,7 @@ mod output;
 mod pages;
 mod superblock;
 mod trees;
+mod voting;
 
 use std::process::ExitCode;
 
@@ -24,7 +25,7 @@ use serde_json::json;
 
 /// Shows and checks Regroup's storage files, offline and read-only.
 ///
-/// Files are given by an instance's configuration file (--config) or one by one (--redo, --data). Nothing is ever written and no lock is
+/// Files are given by an instance's configuration file (--config) or one by one (--redo, --data, --voting). Nothing is ever written and no lock is
 /// taken: stop the instance first, or findings may be writes in flight. Exit code 0: nothing wrong; 1: something was found; 2: it could
 /// not run.
 #[derive(Parser)]
@@ -53,9 +54,11 @@ enum Command {
     Pages,
     /// The double-write area's header, and whether its images are whole.
     DoubleWrite,
+    /// Sectors of the voting files: each instance's heartbeat, ballot, view and guard record.
+    Voting,
     /// Trees of a closed store: checks order, fences, links and space maps of all, or shows the keys of one (--dump).
     Trees(trees::Args),
-    /// All of it: superblocks, control slots, log, double-write areas, pages, each against the others, and the trees if the store was closed.
+    /// All of it: superblocks, control slots, voting sectors, log, double-write areas, pages, each against the others, and the trees if the store was closed.
     /// Prints what is wrong, and a summary.
     Check,
 }
@@ -79,6 +82,7 @@ async fn run(arguments: Arguments, out: &mut Output) -> Result<(), String> {
         Command::Page(args) => pages::show_one(&store, &args, out).await,
         Command::Pages => pages::verify_all(&store, Evidence::default(), out).await,
         Command::DoubleWrite => double_write::show(&store, out).await.map(|_| ()),
+        Command::Voting => voting::show(&store, out).await,
         Command::Trees(args) => {
             let controls = control::read(&store, out).await?;
             trees::show(&store, &controls, &args, out).await
@@ -90,6 +94,7 @@ async fn run(arguments: Arguments, out: &mut Output) -> Result<(), String> {
 async fn check(store: &Store, out: &mut Output) -> Result<(), String> {
     out.only_findings();
     superblock::show(&store.opened, out).await?;
+    voting::show(store, out).await?;
     let controls = control::show(store, out).await?;
     let log::Said { ends: log_ends, made_anew } = log::show(store, &controls, &log::Args::default(), out).await?;
     let images = double_write::show(store, out).await?;

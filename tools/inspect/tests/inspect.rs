@@ -7,10 +7,14 @@ use std::process::{Command, Output};
 
 use regroup::base::options::{DiskKind, Options};
 use regroup::base::threads::ThreadsRuntime;
-use regroup::base::{ClusterId, PageId, ThreadId, TreeId};
+use regroup::base::{ClusterId, Epoch, Incarnation, PageId, ThreadId, TreeId};
 use regroup::cache::wait::Footprint;
 use regroup::cache::{Cache, Halt};
 use regroup::disk::open_disk;
+use regroup::membership::heartbeat::{Heartbeat, Standing, head};
+use regroup::membership::sector::{Place, SectorKind, VotingId};
+use regroup::membership::view::View;
+use regroup::node::guard::voting::create as create_voting;
 use regroup::node::storage::{Opening, Storage, create};
 use regroup::page::superblock::{CONTROL_SLOTS, PAGES_AT, RING_AT, Shape};
 use regroup::page::volume::StoragePaths;
@@ -187,4 +191,36 @@ fn what_can_not_be_opened_is_another_exit_code() {
     assert!(code == 1 && text.contains("no whole superblock copy"), "{text}");
     let help = String::from_utf8(inspect(&["--help"]).stdout).unwrap();
     assert!(help.contains("Exit code") && help.contains("read-only"), "{help}");
+}
+
+#[test]
+fn sectors_of_a_voting_file_are_shown_and_checked() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("voting");
+    let (cluster, id, instance) = (ClusterId(*b"inspected votes!"), VotingId(0xabc), ThreadId(2));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let shape = Shape { cluster, threads: 2, data_files: 1, ring_bytes: 8 << 20, data_bytes: 1 << 20, grow: true, created_ms: 1 };
+        let disk = open_disk(DiskKind::Threads).unwrap();
+        create_voting(&disk, &path, shape, 0, id, Some(&View::genesis(&[id]))).await.unwrap();
+    });
+    let place = Place { cluster, file: id, instance, kind: SectorKind::Heartbeat };
+    let beat = Heartbeat { standing: Standing::Joining, hears: 0b10, ..Heartbeat::default() };
+    let bytes = beat.encode(&place, &head(Incarnation(7), 9, Epoch(3), &[]));
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    file.write_all_at(&bytes[..], SectorKind::Heartbeat.at(instance)).unwrap();
+    let voting = |json: &[&str]| {
+        let output = inspect(&[json, &["--voting", path.to_str().unwrap(), "voting"]].concat());
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = voting(&[]);
+    assert!(code == 0 && text.contains("instance 2 heartbeat: incarnation 7, write 9, in epoch 3: joining, hears [2]"), "{text}");
+    assert_eq!(text.matches("epoch 0 by instance 0: members none").count(), 2, "{text}");
+    let (code, text) = voting(&["--json"]);
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let beat = lines.iter().find(|line| line["sector"] == "heartbeat").unwrap();
+    assert!(code == 0 && beat["instance"] == 2 && beat["standing"] == "joining" && beat["sequence"] == 9, "{text}");
+    file.write_all_at(&[bytes[100] ^ 1], SectorKind::Heartbeat.at(instance) + 100).unwrap();
+    let (code, text) = voting(&[]);
+    assert!(code == 1 && text.contains("FINDING  voting") && text.contains("heartbeat sector of instance 2"), "{text}");
 }
