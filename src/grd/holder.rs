@@ -176,8 +176,10 @@ impl Holder {
     /// The cache wants `resource` in `mode`; `have`: it has a copy under the mode that is held.
     pub(super) fn acquire(&mut self, resource: Resource, mode: Mode, have: bool, effects: &mut Effects) {
         self.asks += 1;
-        let (ask, said) = (Ask(self.asks), self.since[resource.slot()] > Epoch(0));
+        let (ask, has_master) = (Ask(self.asks), self.since[resource.slot()] > Epoch(0));
         let held = self.held.entry(resource).or_default();
+        // Evicted while a notification is obeyed: the master hears of that first.
+        let said = has_master && (held.mode > Mode::None || held.yields.is_empty());
         if held.mode >= mode && held.yields.is_empty() {
             let source = if have || !resource.has_contents() { Source::Own } else { Source::Disk };
             effects.push(Effect::Granted { resource, mode: held.mode, source, unwritten: held.unwritten });
@@ -216,6 +218,11 @@ impl Holder {
             held.yields.clear();
             if told {
                 effects.push(Effect::Say(resource, Said::Release));
+                let asking = held.asking.as_mut().filter(|asking| !asking.said && current > Epoch(0));
+                if let Some(asking) = asking {
+                    asking.said = true;
+                    effects.push(Effect::Say(resource, Said::Request { mode: asking.mode, ask: asking.ask }));
+                }
             }
             return self.tidy(resource);
         };
@@ -351,6 +358,10 @@ impl Holder {
     fn granted(&mut self, resource: Resource, (mode, ask): (Mode, Ask), source: Source, unwritten: bool, effects: &mut Effects) {
         let Some(held) = self.held.get_mut(&resource) else { return };
         if held.asking.is_none_or(|asking| asking.ask != ask) {
+            if held.ask == ask && held.mode > Mode::None && source == Source::Disk && std::mem::take(&mut held.unwritten) {
+                // A copy came first, from a holder that then evicted its own: that was written by then, and the master doesn't know of this one.
+                effects.push(Effect::Notice { resource, version: held.version });
+            }
             return;
         }
         held.asking = None;
@@ -388,14 +399,21 @@ impl Holder {
         }
     }
 
-    /// These are no members any more: whether they took what was sent to them, nobody knows.
-    pub(super) fn lose_members(&mut self, gone: impl Fn(ThreadId) -> bool, effects: &mut Effects) {
-        for held in self.held.values_mut() {
-            if let Some(sent) = held.sent.as_mut().filter(|sent| gone(sent.to) && sent.fate == Fate::Unknown) {
-                sent.fate = Fate::Lost;
+    /// These are no members any more. Whoever left had no request any more: what was sent to it, it took. Of those put out nobody knows.
+    pub(super) fn lose_members(&mut self, gone: &BTreeSet<ThreadId>, put_out: &BTreeSet<ThreadId>, effects: &mut Effects) {
+        let resources: Vec<Resource> = self.held.iter().filter(|(_, held)| held.sent.is_some()).map(|(resource, _)| *resource).collect();
+        for resource in resources {
+            let Some(held) = self.held.get_mut(&resource) else { continue };
+            if let Some(sent) = held.sent.as_mut().filter(|sent| gone.contains(&sent.to) && sent.fate == Fate::Unknown) {
+                if put_out.contains(&sent.to) {
+                    sent.fate = Fate::Lost;
+                } else {
+                    held.sent = None;
+                    self.tidy(resource);
+                }
             }
         }
-        self.questions.retain(|question| !gone(question.master));
+        self.questions.retain(|question| !gone.contains(&question.master));
         self.answer(effects);
     }
 

@@ -30,7 +30,7 @@ impl Grd {
                 self.holder.lose_master(slot);
             }
         }
-        self.holder.lose_members(|id| gone.contains(&id), effects);
+        self.holder.lose_members(&gone, &self.view.put_out, effects);
         self.give_up_slots();
         self.lose_members(&gone, out);
         self.take_slots(&old, out);

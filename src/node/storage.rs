@@ -438,6 +438,8 @@ impl Storage {
     /// The log has failed.
     pub async fn let_go(&self) -> Result<(), CacheError> {
         loop {
+            // All that is owed, also what was taken over at the log's very end, which no checkpoint of the log before that asks for.
+            self.cache.write_before(Lsn(u64::MAX)).await?;
             self.checkpoint().await?;
             if self.cache.let_go_all() {
                 return Ok(());

@@ -163,6 +163,7 @@ impl World {
     pub(super) fn leave(&mut self, id: ThreadId) {
         self.nodes.remove(&id);
         self.links.retain(|(from, to), _| *to != id && *from != id);
+        self.flights.retain(|flight| flight.to != id);
         let members = self.view.members.iter().copied().filter(|member| *member != id).collect();
         self.change_view(members, BTreeSet::new());
     }
@@ -171,7 +172,8 @@ impl World {
         let node = &self.nodes[&id];
         let said = self.links.iter().any(|((from, to), queue)| (*from == id || *to == id) && !queue.is_empty());
         let idle = node.views.is_empty() && node.loads.is_empty() && node.yields.is_empty();
-        idle && !said && node.frames.is_empty() && !self.flights.iter().any(|flight| flight.from == id || flight.to == id)
+        // What it took may still be under way in the eyes of who sent it.
+        idle && !said && node.frames.is_empty() && !self.flights.iter().any(|flight| flight.from == id)
     }
 
     fn input(&mut self, id: ThreadId, input: Input) -> Option<Verdict> {

@@ -72,10 +72,28 @@ struct Side {
 
 /// What is to be done to the cache.
 enum Effect {
-    Yield { page: PageId, to: Mode, copy: bool },
+    Yield {
+        page: PageId,
+        to: Mode,
+        copy: bool,
+    },
     Notice(PageId, Scn),
     Write(PageId),
     Reinstate(PageId),
+    /// A grant that comes behind one of the others for the same page.
+    Grant(PageId, oneshot::Sender<Grant>, Grant),
+}
+
+impl Effect {
+    fn page(&self) -> PageId {
+        match self {
+            Effect::Yield { page, .. }
+            | Effect::Notice(page, _)
+            | Effect::Write(page)
+            | Effect::Reinstate(page)
+            | Effect::Grant(page, ..) => *page,
+        }
+    }
 }
 
 struct State {
@@ -84,8 +102,8 @@ struct State {
     /// Loads that wait for a grant.
     waiting: FxHashMap<PageId, oneshot::Sender<Grant>>,
     effects: VecDeque<Effect>,
-    /// Somebody is doing them.
-    acting: bool,
+    /// The page whose effect somebody is doing.
+    acting: Option<PageId>,
 }
 
 struct Shared {
@@ -122,7 +140,7 @@ impl Directory {
     pub fn start(setup: Setup) -> Directory {
         let Setup { seams, link, me, clock, tag } = setup;
         let (sides, waiting) = (BTreeMap::new(), FxHashMap::default());
-        let state = State { grd: Grd::new(me), sides, waiting, effects: VecDeque::new(), acting: false };
+        let state = State { grd: Grd::new(me), sides, waiting, effects: VecDeque::new(), acting: None };
         let shared = Arc::new(Shared {
             seams: seams.clone(),
             link,
@@ -242,9 +260,13 @@ impl Shared {
                         (Source::Copy, Some(bytes)) => Contents::Copy(bytes),
                         (Source::Disk | Source::Copy, _) => Contents::Disk,
                     };
-                    if let Some(load) = state.waiting.remove(&page) {
+                    let grant = Grant { mode, contents, unwritten };
+                    let behind = state.acting == Some(page) || state.effects.iter().any(|effect| effect.page() == page);
+                    match state.waiting.remove(&page) {
+                        Some(load) if behind => state.effects.push_back(Effect::Grant(page, load, grant)),
                         // A load goes on to its end, unless everything ends.
-                        let _ = load.send(Grant { mode, contents, unwritten });
+                        Some(load) => drop(load.send(grant)),
+                        None => {}
                     }
                 }
                 Output::Yield { resource: Resource::Page(page), to, copy } => state.effects.push_back(Effect::Yield { page, to, copy }),
@@ -280,11 +302,11 @@ impl Shared {
         loop {
             let effect = {
                 let mut state = self.state.lock();
-                if state.acting {
+                if state.acting.is_some() {
                     return;
                 }
                 let Some(effect) = state.effects.pop_front() else { return };
-                state.acting = true;
+                state.acting = Some(effect.page());
                 effect
             };
             match effect {
@@ -297,13 +319,14 @@ impl Shared {
                         self.take(Input::Written(Resource::Page(page), version), None);
                     }
                 }
+                Effect::Grant(_, load, grant) => drop(load.send(grant)),
                 Effect::Reinstate(page) => {
                     if !cache.reinstate(page) {
                         tracing::error!(%page, "the directory wants a past image back that isn't here");
                     }
                 }
             }
-            self.state.lock().acting = false;
+            self.state.lock().acting = None;
         }
     }
 }

@@ -146,10 +146,21 @@ impl Cluster {
         let seams = instance.process.seams();
         let Instance { process, directory, storage, trees, .. } = instance;
         drop(trees);
+        let (mut late, others) = (seams.sleep(Duration::from_secs(60)), self.describe());
         self.sim.run(async {
-            storage.let_go().await.unwrap();
-            while directory.unfinished() > 0 {
-                seams.sleep(Duration::from_millis(1)).await;
+            let leaving = async {
+                storage.let_go().await.unwrap();
+                while directory.unfinished() > 0 {
+                    seams.sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = leaving => {}
+                () = &mut late => {
+                    let (dirty, left) = (storage.cache().dirty(), (directory.status(), directory.unfinished()));
+                    panic!("instance {number} can't leave: dirty {dirty:?}, {left:?}; others before:\n{others}");
+                }
             }
             storage.close().await.unwrap();
         });
@@ -260,7 +271,7 @@ async fn one(trees: &Trees, history: &History, random: &mut Random, keys: u64) {
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    number("REGROUP_SEED").map_or(0..number("REGROUP_SEEDS").unwrap_or(20), |seed| seed..seed + 1)
+    number("REGROUP_SEED").map_or(0..number("REGROUP_SEEDS").unwrap_or(60), |seed| seed..seed + 1)
 }
 
 fn faults(seed: u64) -> Faults {
