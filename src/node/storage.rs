@@ -226,6 +226,17 @@ async fn learn_disk(seams: &Seams, volume: &Volume, file: FileId, depth: usize, 
     seams.now().since(began)
 }
 
+/// `part`, or that of a storage core that is alone; its clock is at least what every thread has written down.
+async fn part_of(volume: &Volume, control: &Control, thread: ThreadId, part: Option<Part>) -> Result<Part, OpenError> {
+    if part.is_some() && control.state != ThreadState::Closed {
+        return Err(OpenError::NotClosed { thread });
+    }
+    let part = part.unwrap_or_else(Part::alone);
+    let others = clock_of_others(volume, thread).await?;
+    part.clock.fetch_max(control.clock.max(others).0, Ordering::AcqRel);
+    Ok(part)
+}
+
 /// The highest clock that another thread has written down. All that an instance which was closed has committed is at or before its own, so that snapshots
 /// here see it; instances that are up say theirs with every message.
 async fn clock_of_others(volume: &Volume, own: ThreadId) -> Result<Scn, OpenError> {
@@ -307,13 +318,8 @@ impl Storage {
         if let Some((slot, fault)) = &found.damaged {
             tracing::warn!(%thread, slot, %fault, "a control slot isn't whole: torn by a crash, or damaged; the other one is used");
         }
-        if part.is_some() && found.control.state != ThreadState::Closed {
-            return Err(OpenError::NotClosed { thread });
-        }
-        let part = part.unwrap_or_else(Part::alone);
+        let part = part_of(&volume, &found.control, thread, part).await?;
         let clock = part.clock.clone();
-        let others = clock_of_others(&volume, thread).await?;
-        clock.fetch_max(found.control.clock.max(others).0, Ordering::AcqRel);
         let cache = new_cache(&seams, &volume, &options, part);
         let mut tasks = Tasks { cache: cache.clone(), log: None, checkpointer: None };
         let mut area = DoubleWrite::new(disk.clone(), file, volume.tag(), thread);

@@ -339,7 +339,7 @@ impl World {
         let Some(verdict) =
             self.nodes.contains_key(&flight.to).then(|| self.input(flight.to, Input::Arrived(flight.from, flight.block))).flatten()
         else {
-            drop(self.flights.swap_remove(at));
+            self.flights.swap_remove(at);
             return;
         };
         match verdict {
@@ -546,9 +546,5 @@ impl World {
             );
         }
         text + "\n" + &self.trace.join("\n")
-    }
-
-    pub(super) fn waits(&self, id: ThreadId) -> bool {
-        !self.nodes[&id].loads.is_empty()
     }
 }

@@ -136,7 +136,7 @@ impl Cluster {
         let trees = Trees::open(storage.cache().clone(), id);
         let trees = self.sim.run(trees).unwrap();
         self.instances.insert(id, Instance { id, process, link, directory, storage, trees });
-        self.change_view(|view| drop(view.members.insert(id)));
+        self.change_view(|view| _ = view.members.insert(id));
     }
 
     /// Instance `number` writes all it owes, lets go of all, and leaves.
@@ -166,7 +166,7 @@ impl Cluster {
         });
         directory.close();
         process.kill();
-        self.change_view(|view| drop(view.members.remove(&id)));
+        self.change_view(|view| _ = view.members.remove(&id));
     }
 
     /// Starts `tasks` tasks on every instance that change and read the tree, `rounds` times each; the result counts those that haven't ended.

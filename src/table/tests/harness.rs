@@ -83,7 +83,7 @@ impl Files {
     async fn start(&mut self, seams: Seams, disk: Arc<dyn Disk>, thread: ThreadId) -> (Cache, Checkpointer) {
         let volume = Arc::new(Volume::open(disk.clone(), &self.paths, Access::Write(thread)).await.unwrap());
         let file = volume.redo_file(thread).unwrap();
-        let mut control = self.controls[usize::from(thread.0) - 1].clone();
+        let mut control = self.controls[usize::from(thread.0) - 1];
         let writer = Writer { thread, incarnation: Incarnation(control.writer.incarnation.0 + 1), epoch: Epoch(1) };
         (control.state, control.writer) = (ThreadState::Open, writer);
         let control_file = ControlFile::new(disk.clone(), file, volume.tag(), thread);

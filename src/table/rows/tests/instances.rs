@@ -669,8 +669,8 @@ fn what_a_dead_instance_left_is_not_seen_and_not_touched_until_it_is_back() {
 #[test]
 fn undo_pages_stay_where_their_thread_has_them() {
     with_two(7, Options::default(), |_, store, rows| async move {
-        for at in 0..2 {
-            let mut txn = rc(&rows[at]);
+        for (at, rows) in rows.iter().enumerate() {
+            let mut txn = rc(rows);
             put(&mut txn, &format!("{at}"), "x").await;
             txn.commit().await.unwrap();
         }
