@@ -199,7 +199,8 @@ async fn processes(cluster: &Cluster, trouble: Trouble, random: &mut Random) {
     match trouble {
         Trouble::PauseShort | Trouble::PauseLong => {
             host.pause_instance(true);
-            let range = if trouble == Trouble::PauseShort { 20..400 } else { 1000..8000 };
+            // Short: up to where suspicion begins, and a little further, so that some are heard again while others decide.
+            let range = if trouble == Trouble::PauseShort { 20..750 } else { 1000..8000 };
             cluster.clock.sleep(ms(random, range)).await;
             host.pause_instance(false);
         }

@@ -143,6 +143,21 @@ fn storage_that_fails_for_everybody_and_comes_back_evicts_nobody() {
     assert!((0..4).all(|node| world.serves(node)) && world.newest().epoch == epoch);
 }
 
+/// Whoever is heard neither over the network nor on the voting files while nobody can read these isn't silent: nobody was listening (rule 4).
+#[test]
+fn storage_that_fails_together_with_the_network_evicts_nobody_when_it_comes_back() {
+    let mut world = running(15, 3, 3);
+    let epoch = world.newest().epoch;
+    world.disks.values_mut().for_each(|disk| disk.broken = true);
+    world.cut = (0..3).flat_map(|one| (0..3).filter(move |other| *other != one).map(move |other| (one, other))).collect();
+    world.run_ms(5000);
+    world.disks.values_mut().for_each(|disk| disk.broken = false);
+    world.run_ms(50);
+    world.cut.clear();
+    world.run_ms(3000);
+    assert!((0..3).all(|node| world.serves(node)) && world.newest().epoch == epoch, "nobody was put out");
+}
+
 #[test]
 fn a_minority_of_voting_files_may_stall_or_fail() {
     let mut world = running(12, 3, 3);
