@@ -185,8 +185,7 @@ impl Member {
             standing = async {
                 let standing = joined.wait_for(Option::is_some).await.map(|standing| *standing);
                 // The first lease may come a round later than the view.
-                let mut parked = self.board.parked.subscribe();
-                drop(parked.wait_for(|parked| *parked != Some(ParkReason::Starting)).await);
+                self.gate.pass().await;
                 standing
             } => Ok(standing.ok().flatten().expect("the board has a sender, and it was waited for")),
             Ok(reason) = stopped.wait_for(Option::is_some) => Err(self.stopped_as(reason.clone().expect("it was waited for"))),
