@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::GuardError;
 use super::voting::{self, VotingFile};
@@ -64,12 +64,16 @@ struct Shared {
     life: Incarnation,
     /// By position in the configuration.
     places: Mutex<Vec<Slot>>,
-    wanted: watch::Sender<Wanted>,
+    wanted: Mutex<Wanted>,
+    /// `wanted` has changed. It wakes the files' tasks in the order in which they wait, so that a simulation is the same each time.
+    changed: Notify,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Wanted {
     sequence: u64,
+    /// How often a look was asked for.
+    looks: u64,
     record: GuardRecord,
     epoch: Epoch,
 }
@@ -101,9 +105,19 @@ impl Board {
         }
         let survey = Survey::of(answers);
         let before = survey.guard(id).map_or(Incarnation(0), |(head, _)| head.incarnation);
-        let (wanted, _) = watch::channel(Wanted::default());
         let life = Incarnation(before.0 + 1);
-        let shared = Shared { seams, disk, id, interval, cluster: shape.cluster, shape, life, places: Mutex::new(places), wanted };
+        let shared = Shared {
+            seams,
+            disk,
+            id,
+            interval,
+            cluster: shape.cluster,
+            shape,
+            life,
+            places: Mutex::new(places),
+            wanted: Mutex::default(),
+            changed: Notify::new(),
+        };
         let board = Board { shared: Arc::new(shared) };
         for snapshot in survey.snapshots() {
             board.keep(snapshot);
@@ -138,7 +152,11 @@ impl Board {
     /// Writes this record to all files, as soon as each can take it.
     pub(super) fn record(&self, record: GuardRecord) {
         let epoch = self.survey().newest().map_or(Epoch(0), |view| view.epoch);
-        self.shared.wanted.send_modify(|wanted| *wanted = Wanted { sequence: wanted.sequence + 1, record, epoch });
+        {
+            let mut wanted = self.shared.wanted.lock();
+            (wanted.sequence, wanted.record, wanted.epoch) = (wanted.sequence + 1, record, epoch);
+        }
+        self.shared.changed.notify_waiters();
     }
 
     /// The newest life of `id` that a guard has proven dead and drained, and the epoch for which it was killed.
@@ -161,15 +179,14 @@ impl Board {
 
     /// Reads all files now: where peers are, and the epoch, may be news.
     pub(super) fn look(&self) {
-        // Nothing else is wanted of them than before; whoever waits for that wakes up, and reads.
-        self.shared.wanted.send_modify(|_| {});
+        self.shared.wanted.lock().looks += 1;
+        self.shared.changed.notify_waiters();
     }
 
     async fn serve(&self, at: usize, heard: &mpsc::Sender<()>) {
-        let mut wanted = self.shared.wanted.subscribe();
         let mut failing: Option<Instant> = None;
         loop {
-            let now = *wanted.borrow_and_update();
+            let now = *self.shared.wanted.lock();
             match self.turn(at, now).await {
                 Ok(()) => {
                     if failing.take().is_some() {
@@ -187,9 +204,18 @@ impl Board {
             // Whoever hears it looks at everything: one in the queue is enough.
             let _ = heard.try_send(());
             let pause = if failing.is_some() { REOPEN } else { self.shared.interval };
+            let mut changed = std::pin::pin!(self.shared.changed.notified());
+            changed.as_mut().enable();
+            let is_news = {
+                let wanted = self.shared.wanted.lock();
+                (wanted.sequence, wanted.looks) != (now.sequence, now.looks)
+            };
+            if is_news && failing.is_none() {
+                continue;
+            }
             tokio::select! {
                 biased;
-                changed = wanted.changed(), if failing.is_none() => if changed.is_err() { return },
+                () = changed, if failing.is_none() => {}
                 () = self.shared.seams.sleep(pause) => {}
             }
         }
